@@ -1,0 +1,82 @@
+// Package session is the value that a transport hands to a protocol: one verified identity, one
+// tenant's FS and the streams of one channel.
+//
+// A protocol package has a Server whose Serve runs one session to its end; it starts no goroutine
+// that outlives Serve. When ctx is cancelled it finishes the reply in hand, aborts its open uploads and
+// returns. The transport then closes the FS (which makes the barrier) and only after that sends the
+// exit status.
+package session
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"vaultd/internal/appendonly"
+)
+
+// Handler serves one session.
+type Handler interface {
+	Serve(ctx context.Context, s *Session) error
+}
+
+// HandlerFunc is a function as a Handler.
+type HandlerFunc func(ctx context.Context, s *Session) error
+
+// Serve calls f.
+func (f HandlerFunc) Serve(ctx context.Context, s *Session) error { return f(ctx, s) }
+
+// Session is one channel of one connection.
+type Session struct {
+	ID      string // 12 hex digits, unique in this process; in logs and in the journal
+	Tenant  string // name
+	FS      *appendonly.FS
+	Command string   // the exec request's line as the client sent it; "" when a shell was asked for
+	Env     []string // LANG and LC_* only
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Log     *slog.Logger // carries tenant, proto, remote, session
+
+	mu      sync.Mutex
+	refused int
+}
+
+// ExitError ends a session with an exit status other than 0 or 1.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
+
+// maxRefusals is how many refusals a session spells out on stderr; the rest is counted.
+const maxRefusals = 5
+
+// Refused tells the person at the other end, on stderr, what was refused and what to do (clients
+// like OpenSSH's sftp show a status code as two words). err's text must be fit for clients. It may be
+// called by many goroutines.
+func (s *Session) Refused(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused++
+	s.Log.Warn("refused", "error", err.Error())
+	if s.refused <= maxRefusals {
+		fmt.Fprintf(s.Stderr, "vaultd: refused: %v\r\n", err)
+	}
+}
+
+// Finish writes the count of refusals that were not spelled out. The transport calls it once, after Serve.
+func (s *Session) Finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.refused - maxRefusals; n > 0 {
+		fmt.Fprintf(s.Stderr, "vaultd: … %d more refused\r\n", n)
+	}
+}
+
+// Refusals returns how many requests were refused so far.
+func (s *Session) Refusals() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused
+}
