@@ -28,6 +28,15 @@ const (
 	Unset        = journal.Unset
 )
 
+// NoMeta is a Meta with nothing set.
+func NoMeta() Meta { return journal.NoMeta() }
+
+// Unix is the time stamp of these seconds and nanoseconds since 1970; TimeAt converts.
+func Unix(sec int64, nsec uint32) Time { return journal.Unix(sec, nsec) }
+
+// TimeAt converts t.
+func TimeAt(t time.Time) Time { return journal.At(t) }
+
 // Who is behind a session: taken from the verified key, written to the journal with the first change.
 type Who struct {
 	Key         string // the key's id in the catalog; "operator" for the operator's own acts
@@ -187,6 +196,17 @@ type Version struct {
 
 // Versions lists what path stood for, newest first.
 func (f *FS) Versions(path string) ([]Version, error) { panic("unwritten") }
+
+// SnapshotInfo is a name for an instant.
+type SnapshotInfo struct {
+	Name string
+	At   Seq
+	Time time.Time
+	Kind string // push, manual, or the schedule that made it
+}
+
+// Snapshots lists the tenant's snapshots, oldest first.
+func (f *FS) Snapshots() ([]SnapshotInfo, error) { panic("unwritten") }
 
 // Usage is the tenant's account, in bytes and counts.
 type Usage struct {

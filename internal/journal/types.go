@@ -129,20 +129,30 @@ type Meta struct {
 func NoMeta() Meta { return Meta{Mode: Unset, UID: Unset, GID: Unset} }
 
 // Time is a client's time stamp: seconds since 1970 (any 64-bit value; rsync's exceed
-// time.Time's formats) and nanoseconds.
+// time.Time's formats) and nanoseconds, or unset, which is the zero value and not 1970.
 type Time struct {
-	Sec  int64
-	Nsec uint32
+	sec  int64
+	nsec uint32
+	set  bool
 }
 
+// Unix is the time stamp of these seconds and nanoseconds since 1970.
+func Unix(sec int64, nsec uint32) Time { return Time{sec, nsec % 1e9, true} }
+
 // At converts t.
-func At(t time.Time) Time { return Time{Sec: t.Unix(), Nsec: uint32(t.Nanosecond())} }
+func At(t time.Time) Time { return Unix(t.Unix(), uint32(t.Nanosecond())) }
+
+// Sec returns the seconds since 1970.
+func (t Time) Sec() int64 { return t.sec }
+
+// Nsec returns the nanoseconds within the second.
+func (t Time) Nsec() uint32 { return t.nsec }
 
 // Time converts to the standard library's type.
-func (t Time) Time() time.Time { return time.Unix(t.Sec, int64(t.Nsec)) }
+func (t Time) Time() time.Time { return time.Unix(t.sec, int64(t.nsec)) }
 
 // IsZero reports whether t was never set.
-func (t Time) IsZero() bool { return t == Time{} }
+func (t Time) IsZero() bool { return !t.set }
 
 // ErrCorrupt is wrapped by every error that means the journal's bytes are not what was written.
 var ErrCorrupt = errors.New("journal is damaged")
