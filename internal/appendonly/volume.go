@@ -36,10 +36,14 @@ type Contents interface {
 	Open(id journal.ID) (Content, error)
 	// Seal ends writing for ever: the content, already synced, moves from staging to the store. m is
 	// applied to the file as far as the file system can carry it, so that a raw dataset restores with
-	// plain rsync --fake-super. Sealing what is sealed is no error.
+	// plain rsync --fake-super. Sealing what is sealed applies m again and is no error.
 	Seal(id journal.ID, kind journal.Kind, m journal.Meta) error
 	// Discard removes a staged content and never a sealed one. Discarding what is missing is no error.
 	Discard(id journal.ID) error
+	// Staged lists the contents that are staged, and the inode number of each (as in TreeEntry).
+	Staged() (map[journal.ID]uint64, error)
+	// Inode returns the inode number of a content, staged or sealed.
+	Inode(id journal.ID) (uint64, error)
 	// PutNote and RemoveNote keep a small file beside a staged content (what its name is to be) or in
 	// scratch/; Notes reads them all. They carry no promise.
 	PutNote(area Area, name string, data []byte) error
@@ -63,7 +67,8 @@ type Tree interface {
 	Link(id journal.ID, path string) error
 	// Relink lets the existing name path stand for content id; at no moment is the name missing.
 	Relink(id journal.ID, path string) error
-	// Unlink drops a name that is not a directory's. The content stays.
+	// Unlink drops a name that is not a directory's. The content stays: an implementation refuses to
+	// drop the only link of a regular file.
 	Unlink(path string) error
 	// Mkdir, Symlink fail with fs.ErrExist when the name is taken.
 	Mkdir(path string) error
@@ -80,7 +85,7 @@ type Tree interface {
 type TreeEntry struct {
 	Name  string
 	Kind  journal.Kind // file, dir or symlink; specials are files on disk
-	Inode uint64       // comparable with ContentInode's
+	Inode uint64       // from the directory entry; comparable with Contents.Inode
 }
 
 // Staged is a content that can still be written.

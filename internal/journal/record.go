@@ -66,6 +66,7 @@ type Record struct {
 	What    string // snapshot: its kind; segment: the machine's boot id
 	Prev    Hash   // segment: the chain before it
 	Format  int    // segment
+	Covers  Seq    // barrier: the newest record whose content was stable before this one was written
 
 	Chain Hash // over the chain before and this line; computed on appending, checked on reading
 }
@@ -100,6 +101,7 @@ type line struct {
 	What     string            `json:"what,omitempty"`
 	Prev     string            `json:"prev,omitempty"`
 	Format   int               `json:"format,omitempty"`
+	Covers   Seq               `json:"covers,omitempty"`
 }
 
 // The chain stands last on every line, so that the rest of the line is what was hashed.
@@ -186,7 +188,7 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 
 func (r *Record) line() line {
 	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, XAttrs: r.Meta.XAttrs, Fresh: r.Fresh,
-		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format}
+		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format, Covers: r.Covers}
 	l.Path, l.Path64 = splitBytes(r.Path)
 	l.To, l.To64 = splitBytes(r.To)
 	l.Target, l.Target64 = splitBytes(r.Target)
@@ -228,7 +230,7 @@ func (r *Record) hasMeta() bool {
 
 func (l *line) record() (*Record, error) {
 	r := &Record{Seq: l.Seq, Time: l.Time, Op: l.Op, Size: l.Size, Fresh: l.Fresh, Managed: l.Managed, Key: l.Key,
-		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format,
+		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format, Covers: l.Covers,
 		Path: joinBytes(l.Path, l.Path64), To: joinBytes(l.To, l.To64), Target: joinBytes(l.Target, l.Target64)}
 	r.Meta = NoMeta()
 	r.Meta.RDev, r.Meta.XAttrs = l.RDev, l.XAttrs

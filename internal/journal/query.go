@@ -1,0 +1,330 @@
+package journal
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Named is an entry with its name.
+type Named struct {
+	Name string
+	*Entry
+}
+
+// List returns up to n entries of a directory, live or at an instant, sorted by name, that come after
+// the name after ("" for the first).
+func (x *Index) List(dir DirID, when Seq, after string, n int) ([]Named, error) {
+	var out []Named
+	err := x.t.view(func(v *view) error {
+		live := &listing{v: v, table: tabLive, dir: dir, when: when}
+		live.seek(after)
+		if when == Now {
+			for len(out) < n && live.cur != nil {
+				out = append(out, Named{live.name, live.cur})
+				live.advance()
+			}
+			return live.err
+		}
+		past := &listing{v: v, table: tabPast, dir: dir, when: when}
+		past.seek(after)
+		for len(out) < n {
+			from := live
+			if live.cur == nil || past.cur != nil && past.name < live.name {
+				from = past
+			}
+			if from.cur == nil {
+				break
+			}
+			out = append(out, Named{from.name, from.cur})
+			from.advance()
+		}
+		if live.err != nil {
+			return live.err
+		}
+		return past.err
+	})
+	return out, err
+}
+
+// listing walks one directory's rows of one table in batches, giving those that stand at an instant.
+// A name has at most one version at an instant, so live and past never both show it.
+type listing struct {
+	v     *view
+	table byte
+	dir   DirID
+	when  Seq
+
+	batch []Named
+	next  []byte // where the next batch starts; nil: nowhere
+	i     int
+	name  string
+	cur   *Entry // nil at the end
+	err   error
+}
+
+const listBatch = 256
+
+// seek goes to the first name after after.
+func (l *listing) seek(after string) {
+	l.next = dirKey(l.table, l.dir)
+	if after != "" { // no name contains 0, and a past key's name ends with one
+		l.next = append(append(l.next, after...), 0)
+		if l.table == tabPast {
+			l.next[len(l.next)-1] = 1
+		}
+	}
+	l.advance()
+}
+
+func (l *listing) advance() {
+	l.cur = nil
+	for {
+		if l.i < len(l.batch) {
+			l.name, l.cur = l.batch[l.i].Name, l.batch[l.i].Entry
+			l.i++
+			return
+		}
+		if l.next == nil || l.err != nil {
+			return
+		}
+		l.fill()
+	}
+}
+
+func (l *listing) fill() {
+	l.batch, l.i = l.batch[:0], 0
+	prefix := dirKey(l.table, l.dir)
+	from := l.next
+	l.next = nil
+	skips := 0
+	var skip string // past versions of this name are of no interest
+	l.v.ascend(from, func(k, b []byte) bool {
+		if len(k) < len(prefix) || string(k[:len(prefix)]) != string(prefix) {
+			return false
+		}
+		if len(l.batch) == listBatch {
+			l.next = append([]byte(nil), k...)
+			return false
+		}
+		name := string(k[len(prefix):])
+		if l.table == tabLive {
+			l.err = l.take(name, b)
+			return l.err == nil
+		}
+		name = name[:len(name)-9]
+		if name == skip {
+			if skips++; skips > 8 { // many versions: seek to the next name
+				l.next = append(append(append([]byte(nil), prefix...), name...), 1)
+				return false
+			}
+			return true
+		}
+		if seq := Seq(^binary.BigEndian.Uint64(k[len(k)-8:])); seq > l.when {
+			// Younger than the instant: seek to the version that could have stood.
+			if next := pastKey(Loc{l.dir, name}, l.when); skips > 8 {
+				l.next, skips = next, 0
+				return false
+			}
+			skips++
+			return true
+		}
+		skip, skips = name, 0
+		l.err = l.take(name, b)
+		return l.err == nil
+	})
+}
+
+// take adds a row if it stands at the instant.
+func (l *listing) take(name string, b []byte) error {
+	if l.table == tabPast {
+		p, err := decodePast(b)
+		if err == nil && p.To > l.when {
+			l.batch = append(l.batch, Named{name, p.Entry})
+		}
+		return err
+	}
+	e, err := decodeEntry(b)
+	if err == nil && (l.when == Now || !e.Fresh && e.From <= l.when) {
+		l.batch = append(l.batch, Named{name, e})
+	}
+	return err
+}
+
+// Version is what a name stood for, until To (Now: it still does).
+type Version struct {
+	*Entry
+	To   Seq
+	Gone time.Time
+}
+
+// Versions lists everything that at stood for, newest first.
+func (x *Index) Versions(at Loc) ([]Version, error) {
+	var out []Version
+	e, err := x.live1(at)
+	if err != nil {
+		return nil, err
+	}
+	if e != nil {
+		out = append(out, Version{e, Now, time.Time{}})
+	}
+	err = x.t.view(func(v *view) error {
+		prefix := pastKey(at, 0)
+		prefix = prefix[:len(prefix)-8]
+		var derr error
+		v.ascend(prefix, func(k, b []byte) bool {
+			if len(k) != len(prefix)+8 || string(k[:len(prefix)]) != string(prefix) {
+				return false
+			}
+			var p pastEntry
+			if p, derr = decodePast(b); derr != nil {
+				return false
+			}
+			out = append(out, Version(p))
+			return true
+		})
+		return derr
+	})
+	return out, err
+}
+
+// EverDir returns the directory that path is, or was when it was last one: for asking about the
+// history of what is gone.
+func (x *Index) EverDir(path string) (DirID, error) {
+	var dir DirID
+	if path == "" {
+		return 0, nil
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		vs, err := x.Versions(Loc{dir, name})
+		if err != nil {
+			return 0, err
+		}
+		found := false
+		for _, v := range vs {
+			if v.Kind == KindDir {
+				dir, found = v.Dir, true
+				break
+			}
+		}
+		if !found {
+			return 0, fs.ErrNotExist
+		}
+	}
+	return dir, nil
+}
+
+// Snapshot is a name for an instant.
+type Snapshot struct {
+	Name string
+	Kind string // push, manual, or the schedule
+	At   Seq
+	Time time.Time
+}
+
+// Snapshots lists the snapshots, oldest first.
+func (x *Index) Snapshots() ([]Snapshot, error) {
+	var out []Snapshot
+	err := x.t.view(func(v *view) error {
+		var derr error
+		v.ascend([]byte{tabSnap}, func(k, b []byte) bool {
+			if k[0] != tabSnap {
+				return false
+			}
+			var s Snapshot
+			if derr = json.Unmarshal(b, &s); derr != nil {
+				return false
+			}
+			out = append(out, s)
+			return true
+		})
+		return derr
+	})
+	return out, err
+}
+
+// At returns the instant of a time, rounded down to the second: the newest record before it. Where
+// the clock was set back, the newest stretch that contains the time counts.
+func (x *Index) At(t time.Time) (Seq, error) {
+	var at Seq
+	err := x.t.view(func(v *view) error {
+		var epochs []Seq
+		v.ascend([]byte{tabEpoch}, func(k, _ []byte) bool {
+			if k[0] != tabEpoch {
+				return false
+			}
+			epochs = append(epochs, Seq(binary.BigEndian.Uint64(k[1:])))
+			return true
+		})
+		for i := len(epochs) - 1; i >= 0; i-- {
+			end := Now
+			if i+1 < len(epochs) {
+				end = epochs[i+1] - 1
+			}
+			sec := uint64(max(t.Unix(), 0))
+			if first, ok := firstMark(v, epochs[i], 0); !ok || first.sec >= sec {
+				continue
+			}
+			at = end
+			if m, ok := firstMark(v, epochs[i], sec); ok {
+				at = m.seq - 1
+			}
+			return nil
+		}
+		return nil
+	})
+	return at, err
+}
+
+type timeMark struct {
+	sec uint64
+	seq Seq
+}
+
+func firstMark(v *view, epoch Seq, sec uint64) (m timeMark, ok bool) {
+	prefix := seqKey(tabTime, epoch)
+	v.ascend(binary.BigEndian.AppendUint64(append([]byte(nil), prefix...), sec), func(k, b []byte) bool {
+		if ok = string(k[:len(prefix)]) == string(prefix); ok {
+			m = timeMark{binary.BigEndian.Uint64(k[len(prefix):]), Seq(binary.BigEndian.Uint64(b))}
+		}
+		return false
+	})
+	return m, ok
+}
+
+// dirCache remembers the ids of live directories by path.
+type dirCache struct {
+	mu sync.Mutex
+	m  map[string]DirID
+}
+
+// maxDirCache bounds it; when it is full it starts anew.
+const maxDirCache = 4096
+
+func newDirCache() *dirCache { return &dirCache{m: map[string]DirID{}} }
+
+func (c *dirCache) get(path string) (DirID, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id, ok := c.m[path]
+	return id, ok
+}
+
+func (c *dirCache) put(path string, id DirID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.m) >= maxDirCache {
+		clear(c.m)
+	}
+	c.m[path] = id
+}
+
+// clear forgets everything: a directory moved or ended.
+func (c *dirCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.m)
+}
