@@ -1,0 +1,60 @@
+package tenant
+
+import (
+	"net/netip"
+	"time"
+
+	"vaultd/internal/appendonly"
+)
+
+// Reader is what the server needs of the catalog.
+type Reader interface {
+	// Snapshot copies everything as of the last completed change. It holds no lock after it returned.
+	Snapshot() (*Snapshot, error)
+}
+
+// Catalog is what the operator's commands need. Every change is one transaction together with its audit
+// line: at return it is on stable storage and in the next Snapshot, and after an error nothing was
+// changed. Errors: ErrInvalid, ErrNotFound, ErrConflict, ErrBusy, ErrFormat, *WeakeningError, or a
+// fault of the storage. There is no verb that removes anything.
+type Catalog interface {
+	Reader
+	// AddTenant makes a tenant with its first keys: all of it or nothing.
+	AddTenant(NewTenant) (Tenant, []Key, error)
+	// ChangeTenant makes a change, or refuses it whole with *WeakeningError. A change that changes nothing
+	// is no error and leaves no audit line.
+	ChangeTenant(name string, c Change) (Tenant, error)
+	// AddKeys gives a tenant further keys, all or none. A key that any tenant has, or ever had, is ErrConflict.
+	AddKeys(tenant string, keys ...NewKey) ([]Key, error)
+	// RevokeKey refuses a key from now on and for ever. ref is its ID or fingerprint. Revoking twice is no error.
+	RevokeKey(tenant, ref string) (Key, error)
+}
+
+// NewTenant is what an operator says of a new tenant. Start from DefaultPolicy and DefaultSchedule.
+type NewTenant struct {
+	Name     string
+	Policy   Policy
+	Quota    Quota
+	Schedule Schedule
+	Keys     []NewKey
+}
+
+// NewKey is what an operator says of a new key.
+type NewKey struct {
+	Public  PublicKey // from ParsePublicKeys
+	Role    appendonly.Role
+	From    []netip.Prefix // from ParseFrom
+	Expires time.Time      // zero is never
+	Comment string         // "" takes Public's
+}
+
+// Entry is a line of the audit log: who changed what, when.
+type Entry struct {
+	Seq    uint64    `json:"seq"` // from 1, without gaps
+	Time   time.Time `json:"time"`
+	Who    string    `json:"who"`  // OS user
+	What   string    `json:"what"` // tenant add, tenant set, key add, key revoke, catalog create
+	Tenant string    `json:"tenant,omitempty"`
+	Key    string    `json:"key,omitempty"` // the key's ID
+	Detail string    `json:"detail,omitempty"`
+}

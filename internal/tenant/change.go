@@ -1,0 +1,155 @@
+package tenant
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"vaultd/internal/appendonly"
+)
+
+// Change says what is to be different; nil leaves a field as it is.
+type Change struct {
+	Suspended    *bool
+	Mode         *appendonly.Mode
+	Prefixes     *[]Prefix // the whole new list
+	SealAfter    *time.Duration
+	ResumeWindow *time.Duration
+	Durability   *Durability
+	QuotaBytes   *int64
+	QuotaFiles   *int64
+	Snapshots    *[]string // the whole new list
+	PushEnd      *bool
+}
+
+// WeakeningError refuses a change after which less would be promised than before. Nothing was changed.
+type WeakeningError struct {
+	Tenant string
+	What   []string // "mode: strict -> versioned"; all of them
+}
+
+func (e *WeakeningError) Error() string {
+	return fmt.Sprintf("set %s: %s: this would weaken the policy. Make a new tenant with it instead",
+		e.Tenant, strings.Join(e.What, "; "))
+}
+
+func set[T any](field *T, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}
+
+// apply returns t with the change made and checked. It does not judge weakening.
+func (c Change) apply(t Tenant) (Tenant, error) {
+	set(&t.Suspended, c.Suspended)
+	set(&t.Policy.Mode, c.Mode)
+	set(&t.Policy.Prefixes, c.Prefixes)
+	set(&t.Policy.SealAfter, c.SealAfter)
+	set(&t.Policy.ResumeWindow, c.ResumeWindow)
+	set(&t.Policy.Durability, c.Durability)
+	set(&t.Quota.Bytes, c.QuotaBytes)
+	set(&t.Quota.Files, c.QuotaFiles)
+	set(&t.Schedule.Snapshots, c.Snapshots)
+	set(&t.Schedule.PushEnd, c.PushEnd)
+	return t, t.normalize()
+}
+
+// normalize checks everything that an operator can set, and cleans it.
+func (t *Tenant) normalize() error {
+	var perr, serr error
+	t.Policy, perr = t.Policy.normalized()
+	t.Schedule, serr = t.Schedule.normalized()
+	return errors.Join(perr, t.Quota.check(), serr)
+}
+
+// weakening lists what new promises less than old. Both are normalized.
+//
+// Quotas, suspending and resuming are never in it. A longer resume window is: for as long as it lasts, a
+// key may let a name stand for a longer file. So is durability close -> session: less is stable when a
+// client has its reply.
+func weakening(old, new Tenant) ([]string, error) {
+	var what []string
+	if old.Policy.Mode == appendonly.Strict && new.Policy.Mode == appendonly.Versioned {
+		what = append(what, "mode: strict -> versioned")
+	}
+	// The mode is constant between the prefixes of both lists, so that asking at each of them is asking everywhere.
+	for _, p := range prefixPaths(old, new) {
+		if old.Policy.ModeOf(p) == appendonly.Strict && new.Policy.ModeOf(p) == appendonly.Versioned {
+			what = append(what, fmt.Sprintf("mode of %q: strict -> versioned", p))
+		}
+	}
+	if new.Policy.SealAfter > old.Policy.SealAfter {
+		what = append(what, fmt.Sprintf("seal_after: %v -> %v", old.Policy.SealAfter, new.Policy.SealAfter))
+	}
+	if new.Policy.ResumeWindow > old.Policy.ResumeWindow {
+		what = append(what, fmt.Sprintf("resume_window: %v -> %v", old.Policy.ResumeWindow, new.Policy.ResumeWindow))
+	}
+	if old.Policy.Durability == AtClose && new.Policy.Durability == AtSession {
+		what = append(what, "durability: close -> session")
+	}
+	if old.Schedule.PushEnd && !new.Schedule.PushEnd {
+		what = append(what, "push-end snapshots: on -> off")
+	}
+	if slices.Equal(old.Schedule.Snapshots, new.Schedule.Snapshots) {
+		return what, nil
+	}
+	a, aerr := measure(old.Schedule.Snapshots)
+	b, berr := measure(new.Schedule.Snapshots)
+	if err := errors.Join(aerr, berr); err != nil {
+		return nil, fmt.Errorf("compare schedules: %w", err)
+	}
+	switch {
+	case b.ticks == 0 && a.ticks > 0:
+		what = append(what, "scheduled snapshots: on -> off")
+	case b.gap > a.gap:
+		what = append(what, fmt.Sprintf("longest time between snapshots: %v -> %v", a.gap, b.gap))
+	case b.ticks < a.ticks:
+		what = append(what, fmt.Sprintf("snapshots a day: %s -> %s", perDay(a), perDay(b)))
+	}
+	return what, nil
+}
+
+func perDay(c coverage) string {
+	return fmt.Sprint(math.Round(float64(c.ticks)/windowDays*100) / 100)
+}
+
+func prefixPaths(old, new Tenant) []string {
+	var paths []string
+	for _, x := range append(slices.Clip(old.Policy.Prefixes), new.Policy.Prefixes...) {
+		paths = append(paths, x.Path)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// diff words a change for the audit log.
+func diff(old, new Tenant) string {
+	var d []string
+	row := func(name string, a, b any) {
+		if x, y := fmt.Sprint(a), fmt.Sprint(b); x != y {
+			d = append(d, fmt.Sprintf("%s: %s -> %s", name, x, y))
+		}
+	}
+	row("suspended", old.Suspended, new.Suspended)
+	row("mode", old.Policy.Mode, new.Policy.Mode)
+	row("prefixes", prefixText(old.Policy.Prefixes), prefixText(new.Policy.Prefixes))
+	row("seal_after", old.Policy.SealAfter, new.Policy.SealAfter)
+	row("resume_window", old.Policy.ResumeWindow, new.Policy.ResumeWindow)
+	row("durability", old.Policy.Durability, new.Policy.Durability)
+	row("quota bytes", old.Quota.Bytes, new.Quota.Bytes)
+	row("quota files", old.Quota.Files, new.Quota.Files)
+	row("snapshots", fmt.Sprintf("%q", old.Schedule.Snapshots), fmt.Sprintf("%q", new.Schedule.Snapshots))
+	row("push_end", old.Schedule.PushEnd, new.Schedule.PushEnd)
+	return strings.Join(d, "; ")
+}
+
+func prefixText(list []Prefix) string {
+	var s []string
+	for _, x := range list {
+		s = append(s, fmt.Sprintf("%q=%s", x.Path, x.Mode))
+	}
+	return "[" + strings.Join(s, " ") + "]"
+}

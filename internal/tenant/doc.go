@@ -1,0 +1,30 @@
+// Package tenant keeps tenants, their keys and their policy.
+//
+// A tenant is an account: a name to log in with, an id that names its dataset's directory, a policy, a
+// quota, a snapshot schedule and keys. A key belongs to exactly one tenant, for ever. All of it lies in
+// one bbolt file, vaultd.db in the store's directory (mode 0600). The operator's CLI writes it: every
+// change opens the file, makes one transaction together with its line in the audit log, and closes. The
+// server opens it read-only, copies everything into a Snapshot and closes at once; a reload is the
+// same again, so that a login never waits for a disk.
+//
+// It guarantees that a policy is never weakened (WeakeningError), that no tenant, key or audit line is
+// ever removed, that a revoked key never comes back, and that a key shared by two tenants can not
+// exist, so that a verified key names its tenant.
+//
+// It does not decide what a client may do to a file: that is appendonly's Decide, which is given the
+// policy. It does not protect the file from whoever can write to it: vaultd.db is trusted, and an
+// attacker who can modify it can add keys and weaken policy.
+//
+// What the server itself learns (last use of keys) is in another file, state.db (State). It is not trusted
+// with anything: an attacker who can modify it can lie about when a key was used.
+//
+// # Format of vaultd.db
+//
+//	meta     "format" -> "1"
+//	tenants  name     -> Tenant as JSON
+//	keys     key id   -> Key as JSON
+//	audit    big-endian sequence number -> Entry as JSON
+//
+// Concurrency: a DB may be used by many goroutines and processes (bbolt's flock(2) serializes them, a
+// change waits 5 s for it); a Snapshot is immutable; a State may be used by many goroutines.
+package tenant

@@ -1,0 +1,203 @@
+package tenant
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.etcd.io/bbolt"
+
+	"vaultd/internal/appendonly"
+)
+
+// AddTenant implements Catalog.
+func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
+	if err := CheckName(n.Name); err != nil {
+		return Tenant{}, nil, err
+	}
+	t = Tenant{ID: newID(), Name: n.Name, Created: d.now(), Policy: n.Policy, Quota: n.Quota, Schedule: n.Schedule}
+	if err := t.normalize(); err != nil {
+		return Tenant{}, nil, err
+	}
+	err = d.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketTenants)
+		if b.Get([]byte(n.Name)) != nil {
+			return fmt.Errorf("add tenant %q: already there: %w", n.Name, ErrConflict)
+		}
+		if err := put(b, []byte(n.Name), t); err != nil {
+			return err
+		}
+		detail := fmt.Sprintf("%s; mode: %s; %s", t.ID, t.Policy.Mode, diff(Tenant{Policy: Policy{Mode: t.Policy.Mode}}, t))
+		if err := d.log(tx, Entry{What: "tenant add", Tenant: t.Name, Detail: detail}); err != nil {
+			return err
+		}
+		keys, err = d.putKeys(tx, t, n.Keys)
+		return err
+	})
+	if err != nil {
+		return Tenant{}, nil, err
+	}
+	return t, keys, nil
+}
+
+// ChangeTenant implements Catalog.
+func (d *DB) ChangeTenant(name string, c Change) (t Tenant, err error) {
+	err = d.update(func(tx *bbolt.Tx) error {
+		old, err := getTenant(tx, name)
+		if err != nil {
+			return err
+		}
+		if t, err = c.apply(old); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+		what, err := weakening(old, t)
+		if err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+		if len(what) > 0 {
+			return &WeakeningError{Tenant: name, What: what}
+		}
+		changes := diff(old, t)
+		if changes == "" {
+			return nil
+		}
+		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
+			return err
+		}
+		return d.log(tx, Entry{What: "tenant set", Tenant: name, Detail: changes})
+	})
+	if err != nil {
+		return Tenant{}, err
+	}
+	return t, nil
+}
+
+// AddKeys implements Catalog.
+func (d *DB) AddKeys(tenant string, list ...NewKey) (keys []Key, err error) {
+	err = d.update(func(tx *bbolt.Tx) error {
+		t, err := getTenant(tx, tenant)
+		if err != nil {
+			return err
+		}
+		keys, err = d.putKeys(tx, t, list)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+// RevokeKey implements Catalog.
+func (d *DB) RevokeKey(tenant, ref string) (key Key, err error) {
+	err = d.update(func(tx *bbolt.Tx) error {
+		t, err := getTenant(tx, tenant)
+		if err != nil {
+			return err
+		}
+		if key, err = findKey(tx, t, ref); err != nil {
+			return err
+		}
+		if !key.Revoked.IsZero() {
+			return nil
+		}
+		key.Revoked = d.now()
+		if err := put(tx.Bucket(bucketKeys), []byte(key.ID), key); err != nil {
+			return err
+		}
+		return d.log(tx, Entry{What: "key revoke", Tenant: t.Name, Key: key.ID, Detail: key.Comment})
+	})
+	if err != nil {
+		return Key{}, err
+	}
+	return key, nil
+}
+
+func getTenant(tx *bbolt.Tx, name string) (t Tenant, err error) {
+	text := tx.Bucket(bucketTenants).Get([]byte(name))
+	if text == nil {
+		return Tenant{}, fmt.Errorf("tenant %q: %w", name, ErrNotFound)
+	}
+	return t, decode(text, &t)
+}
+
+func findKey(tx *bbolt.Tx, t Tenant, ref string) (key Key, err error) {
+	b := tx.Bucket(bucketKeys)
+	text := b.Get([]byte(ref))
+	if text == nil && strings.HasPrefix(ref, "SHA256:") {
+		all, err := readAll[Key](b)
+		if err != nil {
+			return Key{}, err
+		}
+		if i := slices.IndexFunc(all, func(k Key) bool { return k.Fingerprint == ref }); i >= 0 {
+			text = b.Get([]byte(all[i].ID))
+		}
+	}
+	if text != nil {
+		err = decode(text, &key)
+	}
+	if err == nil && (text == nil || key.Tenant != t.ID) {
+		err = fmt.Errorf("key %q of tenant %s: %w", ref, t.Name, ErrNotFound)
+	}
+	return key, err
+}
+
+// putKeys adds keys to t. A key's id is made from its blob, so that one look-up finds it in any tenant.
+func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
+	b := tx.Bucket(bucketKeys)
+	keys := make([]Key, 0, len(list))
+	for _, n := range list {
+		k, err := d.newKey(t, n)
+		if err != nil {
+			return nil, err
+		}
+		if text := b.Get([]byte(k.ID)); text != nil {
+			return nil, conflict(tx, k, text)
+		}
+		if err := put(b, []byte(k.ID), k); err != nil {
+			return nil, err
+		}
+		detail := fmt.Sprintf("%s; role: %s; from: %v; expires: %v; comment: %q", k.Fingerprint, k.Role, k.From, k.Expires, k.Comment)
+		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: detail}); err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func (d *DB) newKey(t Tenant, n NewKey) (Key, error) {
+	if len(n.Public.Blob) == 0 || n.Role > appendonly.Pull {
+		return Key{}, fmt.Errorf("add key: no key or no such role: %w", ErrInvalid)
+	}
+	now := d.now()
+	if !n.Expires.IsZero() && !now.Before(n.Expires) {
+		return Key{}, fmt.Errorf("add key: expired at %s already: %w", n.Expires.UTC().Format("2006-01-02T15:04:05Z"), ErrInvalid)
+	}
+	comment := n.Public.Comment
+	if n.Comment != "" {
+		comment = cleanComment(n.Comment)
+	}
+	return Key{ID: KeyID(n.Public.Blob), Fingerprint: Fingerprint(n.Public.Blob), Tenant: t.ID, Role: n.Role,
+		From: n.From, Expires: n.Expires.UTC(), Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
+}
+
+// conflict words why a key can not be added. It is for the operator, who may know of other tenants.
+func conflict(tx *bbolt.Tx, k Key, text []byte) error {
+	var old Key
+	if err := decode(text, &old); err != nil {
+		return err
+	}
+	owner := "another tenant"
+	if old.Tenant == k.Tenant {
+		owner = "this tenant"
+	} else if all, err := readAll[Tenant](tx.Bucket(bucketTenants)); err == nil {
+		if i := slices.IndexFunc(all, func(t Tenant) bool { return t.ID == old.Tenant }); i >= 0 {
+			owner = "tenant " + all[i].Name
+		}
+	}
+	if !old.Revoked.IsZero() {
+		return fmt.Errorf("add key %s: was revoked in %s; make a new key: %w", k.Fingerprint, owner, ErrConflict)
+	}
+	return fmt.Errorf("add key %s: belongs to %s; make a key for each tenant: %w", k.Fingerprint, owner, ErrConflict)
+}
