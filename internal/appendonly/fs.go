@@ -2,7 +2,11 @@ package appendonly
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"sync"
 	"time"
 
 	"vaultd/internal/journal"
@@ -31,7 +35,7 @@ const (
 // NoMeta is a Meta with nothing set.
 func NoMeta() Meta { return journal.NoMeta() }
 
-// Unix is the time stamp of these seconds and nanoseconds since 1970; TimeAt converts.
+// Unix is the time stamp of these seconds and nanoseconds since 1970.
 func Unix(sec int64, nsec uint32) Time { return journal.Unix(sec, nsec) }
 
 // TimeAt converts t.
@@ -47,19 +51,6 @@ type Who struct {
 	Session     string // the session's id in the logs
 }
 
-// Info describes one entry, live or at an instant.
-type Info struct {
-	Name     string // last element of the path asked for
-	Kind     Kind
-	Size     int64 // bytes of a file, length of a symlink's target, otherwise 0
-	Meta           // Mode, UID, GID may be Unset; MTime is always set
-	Nlink    int
-	Target   string    // of a symlink
-	From     Seq       // since when the name stands for this
-	Received time.Time // server's clock at From
-	Sealed   bool      // false for open and fresh uploads
-}
-
 // FS is one session's view of one tenant: the only way for a protocol to reach tenant data. Paths
 // are what clients send: absolute or relative to the tenant's root, any bytes but NUL; "..", "." and
 // doubled slashes are resolved lexically and can not leave the root. /.vault/snapshots/NAME,
@@ -68,46 +59,240 @@ type Info struct {
 // Errors: *DeniedError (a refusal), *fs.PathError with the client's path and fs.ErrNotExist,
 // fs.ErrExist or one of this package's causes, *quota.ExceededError, ErrReadOnly, ErrClosed.
 // An FS may be used by many goroutines.
-type FS struct{ v *Vault }
+type FS struct {
+	v   *Vault
+	who Who
 
-// Stat describes path without following a symlink at its end.
-func (f *FS) Stat(path string) (Info, error) { panic("unwritten") }
+	introduced bool // the journal knows who; guarded by v.mu
+	changes    int  // of what is sealed; guarded by v.mu
 
-// StatFollow describes what path leads to. Links are followed inside the tenant only.
-func (f *FS) StatFollow(path string) (Info, error) { panic("unwritten") }
+	mu       sync.Mutex // guards what follows
+	uploads  map[*Upload]struct{}
+	instants map[string]Seq // relative times, resolved once
+	closed   bool
+}
 
-// Readlink returns the target of a symlink, as it was stored.
-func (f *FS) Readlink(path string) (string, error) { panic("unwritten") }
+// Session begins a session. Its FS must be closed.
+func (v *Vault) Session(who Who) *FS {
+	v.sessions.Add(1)
+	return &FS{v: v, who: who, uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}}
+}
 
-// Resolve cleans path and follows links as far as it exists, as realpath does; the answer is absolute.
-func (f *FS) Resolve(path string) (string, error) { panic("unwritten") }
+// Who returns the session's identity.
+func (f *FS) Who() Who { return f.who }
 
-// Open opens a file for reading, following links inside the tenant.
-func (f *FS) Open(path string) (*File, error) { panic("unwritten") }
+// Close ends the session: open uploads are aborted, a barrier is made, and a push that changed
+// something gets its snapshot. The exit status must be sent after it.
+func (f *FS) Close(ctx context.Context) error {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return ErrClosed
+	}
+	f.closed = true
+	open := make([]*Upload, 0, len(f.uploads))
+	for u := range f.uploads {
+		open = append(open, u)
+	}
+	f.mu.Unlock()
+	defer f.v.sessions.Add(-1)
+	for _, u := range open {
+		u.Abort()
+	}
+	f.v.mu.Lock()
+	wrote, changed := f.introduced, f.changes > 0
+	f.v.mu.Unlock()
+	if !wrote {
+		return nil
+	}
+	err := f.v.Barrier(ctx)
+	if err == nil && changed && f.v.cfg.PushEnded != nil {
+		f.v.cfg.PushEnded()
+	}
+	return err
+}
 
-// File is a content open for reading, at one instant for ever.
-type File struct{}
+// Barrier returns once everything that this tenant wrote before the call is on stable storage (P4),
+// the bytes of open uploads included.
+func (f *FS) Barrier(ctx context.Context) error {
+	f.v.mu.Lock()
+	for _, us := range f.v.uploads {
+		for _, u := range us {
+			if !u.locks {
+				f.v.unsynced[u.id] = struct{}{}
+			}
+		}
+	}
+	f.v.mu.Unlock()
+	return f.v.Barrier(ctx)
+}
 
-// ReadAt follows io.ReaderAt.
-func (*File) ReadAt(p []byte, off int64) (int, error) { panic("unwritten") }
+// started notes an upload of this session; ended forgets it.
+func (f *FS) started(u *Upload) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return ErrClosed
+	}
+	f.uploads[u] = struct{}{}
+	return nil
+}
 
-// Stat describes the file as it was opened.
-func (*File) Stat() Info { panic("unwritten") }
+func (f *FS) ended(u *Upload) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.uploads, u)
+}
 
-// Close releases the file.
-func (*File) Close() error { panic("unwritten") }
+// introduce writes the session to the journal before its first change. v.mu is held.
+func (f *FS) introduce() error {
+	if f.introduced {
+		return nil
+	}
+	r := f.record(journal.OpSession, "")
+	r.Note = fmt.Sprintf("%s %s %s", f.who.Fingerprint, f.who.Remote, f.who.Protocol)
+	if err := f.v.commit(r, journal.Loc{}, journal.Loc{}); err != nil {
+		return err
+	}
+	f.introduced = true
+	return nil
+}
 
-// OpenDir opens a directory for listing, following links.
-func (f *FS) OpenDir(path string) (*Dir, error) { panic("unwritten") }
+// changed notes that something sealed came or moved on. v.mu is held.
+func (f *FS) changed() { f.changes++ }
 
-// Dir is an open directory.
-type Dir struct{}
+// record begins a record of what this session does. Only the first one names the session's key twice.
+func (f *FS) record(op journal.Op, rel string) *journal.Record {
+	return &journal.Record{Op: op, Path: rel, Key: f.who.Key, Session: f.who.Session, Meta: NoMeta()}
+}
 
-// Next returns up to n further entries, sorted by name bytes, without "." and ".."; at the end none and io.EOF.
-func (*Dir) Next(n int) ([]Info, error) { return nil, io.EOF }
+// spot is a place that an operation asks about: what stands there and how this key stands to it.
+type spot struct {
+	loc   journal.Loc
+	rel   string
+	entry *journal.Entry // nil: nothing
+	mode  Mode
+	state State
+	up    *Upload   // this key's unfinished upload under the name, if nothing else is there
+	lock  *lockFile // a lock of a repository
+	locks bool      // the name is one for locks, whether there is one or not
+}
 
-// Stat describes the directory itself.
-func (*Dir) Stat() Info { panic("unwritten") }
+// spot finds the place of path for a change. Symlinks are not followed, neither on the way nor at the
+// end. v.mu is held.
+func (f *FS) spot(op Op, path string) (spot, error) {
+	rel, err := clean(op, path)
+	if err != nil {
+		return spot{}, err
+	}
+	s := spot{rel: rel, mode: f.v.policy.ModeAt(rel)}
+	if virtual, reserved := f.virtual(rel); virtual {
+		s.state = StateView
+		if reserved {
+			s.state = StateReserved
+		}
+		return s, nil
+	}
+	if rel == "" {
+		s.entry, s.state = journal.Root(), StateDir
+		return s, nil
+	}
+	dir, name := split(rel)
+	id, err := f.v.idx.LiveDir(dir)
+	if err != nil {
+		return s, f.noParent(op, rel, dir, err)
+	}
+	s.loc = journal.Loc{Dir: id, Name: name}
+	if s.entry, err = f.v.entry(s.loc); err != nil {
+		return s, err
+	}
+	if s.entry == nil {
+		s.lock = f.v.scratch[s.loc]
+		if s.lock == nil {
+			s.up = f.v.ownUpload(s.loc, f.who.Key)
+		}
+		s.locks = s.lock != nil || f.v.isLockName(dir, name)
+	}
+	s.state = f.stateOf(&s)
+	return s, nil
+}
+
+// noParent explains why the directory of rel can not be written to.
+func (f *FS) noParent(op Op, rel, dir string, err error) error {
+	if !errors.Is(err, journal.ErrNotDir) {
+		return wrapIndex(op, "/"+rel, err)
+	}
+	for dir != "" {
+		at, lerr := f.v.idx.Locate(dir)
+		if lerr == nil {
+			if e, _ := f.v.entry(at); e != nil && e.Kind == KindSymlink {
+				return denied(op, "/"+rel, noThrough)
+			}
+		}
+		dir, _ = split(dir)
+	}
+	return pathError(op, "/"+rel, ErrNotDir)
+}
+
+// stateOf says what this key finds at s. v.mu is held.
+func (f *FS) stateOf(s *spot) State {
+	e := s.entry
+	now := f.v.cfg.Now()
+	switch {
+	case e == nil && s.lock != nil:
+		return StateScratch
+	case e == nil && s.up != nil:
+		return StateOpen
+	case e == nil:
+		return StateAbsent
+	case e.Fresh && e.Key == f.who.Key:
+		return StateFresh
+	case e.Fresh:
+		return StateFreshOther
+	case e.Managed:
+		return StateManaged
+	case e.Kind == KindDir && e.Settling(f.who.Key, now):
+		return StateNewDir
+	case e.Kind == KindDir:
+		return StateDir
+	case e.Settling(f.who.Key, now):
+		return StateSettling
+	}
+	if r, ok := f.v.repeated[s.loc]; ok && r.key == f.who.Key && now.Sub(r.at).Abs() < journal.Settle {
+		return StateRepeated
+	}
+	if e.Kind == KindSymlink {
+		return StateLink
+	}
+	return StateSealed
+}
+
+func (f *FS) query(op Op, s *spot) Query {
+	return Query{Mode: s.mode, Role: f.who.Role, Suspended: f.v.policy.Suspended, Op: op, State: s.state,
+		Own: s.entry != nil && s.entry.Key == f.who.Key}
+}
+
+// decide asks the policy about op at s. v.mu is held.
+func (f *FS) decide(op Op, s *spot) (Effect, error) {
+	verdict := Decide(f.query(op, s))
+	if verdict.Effect == Deny {
+		return Deny, denied(op, "/"+s.rel, verdict)
+	}
+	return verdict.Effect, nil
+}
+
+// may asks the policy about an operation that depends on the key alone.
+func (f *FS) may(q Query, path string) error {
+	q.Role = f.who.Role
+	if verdict := Decide(q); verdict.Effect == Deny {
+		return denied(q.Op, path, verdict)
+	}
+	return nil
+}
+
+func denied(op Op, path string, v Verdict) error {
+	return &DeniedError{Op: op, Path: path, Rule: v.Rule, Why: v.Why, Hint: v.Hint}
+}
 
 // CreateOptions say how a name is opened for writing.
 type CreateOptions struct {
@@ -115,125 +300,226 @@ type CreateOptions struct {
 	Exclusive bool // the name must be new, else fs.ErrExist
 	Truncate  bool // start empty; otherwise from what the name holds (or from an interrupted upload of this key)
 	Append    bool // writes below the initial length are taken relative to it
-	Read      bool // the upload will also be read
 	Meta      Meta // as far as the client said
 }
 
 // Create opens path for writing. No name is claimed, nothing visible changes before Upload.Close.
-func (f *FS) Create(path string, o CreateOptions) (*Upload, error) { panic("unwritten") }
+func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
+	meta, err := mergeMeta(NoMeta(), o.Meta)
+	if err != nil {
+		return nil, err
+	}
+	u := &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
+	f.v.mu.Lock()
+	s, err := f.spot(OpCreate, path)
+	if err == nil {
+		err = f.admitUpload(&s, o)
+	}
+	if err != nil {
+		f.v.mu.Unlock()
+		return nil, err
+	}
+	u.name, u.loc, u.locks = "/"+s.rel, s.loc, s.locks
+	resumed := f.takeUp(u, &s, o)
+	f.v.mu.Unlock()
+	if err := u.begin(&s, o, resumed); err != nil {
+		return nil, err
+	}
+	f.v.mu.Lock()
+	f.v.uploads[u.loc] = append(f.v.uploads[u.loc], u)
+	f.v.uploadCount++
+	f.v.mu.Unlock()
+	if err := f.started(u); err != nil {
+		u.Discard()
+		return nil, err
+	}
+	return u, nil
+}
 
-// Upload is a content being written. Its methods may be called concurrently.
-type Upload struct{}
+// admitUpload refuses at once what closing the upload could only refuse. v.mu is held.
+func (f *FS) admitUpload(s *spot, o CreateOptions) error {
+	ask := OpCreate
+	if s.entry != nil {
+		ask = OpRepeat // whether it is the same, only its bytes can tell
+	}
+	if s.state == StateView || s.state == StateReserved || s.entry == nil || s.entry.Kind == KindFile {
+		if _, err := f.decide(ask, s); err != nil {
+			return err
+		}
+	}
+	if err := f.v.Err(); err != nil {
+		return err
+	}
+	switch e := s.entry; {
+	case e == nil && s.lock == nil && !o.Create && s.up == nil:
+		return pathError(OpCreate, "/"+s.rel, fs.ErrNotExist)
+	case (e != nil || s.lock != nil) && o.Exclusive:
+		return pathError(OpCreate, "/"+s.rel, fs.ErrExist)
+	case e == nil:
+	case e.Kind == KindDir:
+		return pathError(OpCreate, "/"+s.rel, ErrIsDir)
+	case e.Kind == KindSymlink:
+		return denied(OpOverwrite, "/"+s.rel, noThrough)
+	case e.Kind != KindFile:
+		return pathError(OpCreate, "/"+s.rel, ErrNotRegular)
+	}
+	if f.v.uploadCount >= maxUploads {
+		return &DeniedError{OpCreate, "/" + s.rel, RuleSize, "there are too many unfinished uploads", "Finish some first"}
+	}
+	return nil
+}
 
-// WriteAt follows io.WriterAt. Writes may arrive in any order.
-func (*Upload) WriteAt(p []byte, off int64) (int, error) { panic("unwritten") }
+// takeUp finds the interrupted upload that u goes on with, and drops it when u starts anew. v.mu is held.
+func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
+	old := f.v.interruptedUpload(s.loc, f.who.Key)
+	if old == nil {
+		return nil
+	}
+	if o.Truncate || o.Exclusive {
+		f.v.dropUpload(old)
+		return nil
+	}
+	f.v.forgetUpload(old)
+	u.id, u.under = old.id, old.under
+	return old
+}
 
-// ReadAt reads what the file would hold if closed now. Keys that may not read get a refusal.
-func (*Upload) ReadAt(p []byte, off int64) (int, error) { panic("unwritten") }
+// begin opens u's content: the interrupted one's, or a new one.
+func (u *Upload) begin(s *spot, o CreateOptions, resumed *Upload) error {
+	var err error
+	switch {
+	case u.locks:
+		u.staged, u.trunc, u.digest = newLockContent(), true, newDigest(-1)
+		if s.lock != nil && !o.Truncate {
+			u.staged, u.size = newLockContent(s.lock.data...), int64(len(s.lock.data))
+		}
+	case resumed != nil:
+		u.staged, err = u.v.vol.Resume(u.id)
+		u.size, u.ranges, u.digest, u.trunc = resumed.size, extents{{0, resumed.size}}, resumed.digest, resumed.trunc
+		if o.Meta.Mode == Unset {
+			u.meta.Mode = resumed.meta.Mode
+		}
+	default:
+		err = u.beginNew(s, o)
+	}
+	if err != nil {
+		return err
+	}
+	if o.Append {
+		u.append = u.size
+	}
+	return nil
+}
 
-// Stat describes the upload as if closed now.
-func (*Upload) Stat() (Info, error) { panic("unwritten") }
+func (u *Upload) beginNew(s *spot, o CreateOptions) error {
+	var err error
+	mark := int64(-1)
+	u.under, u.trunc = s.entry, o.Truncate || s.entry == nil
+	if e := s.entry; e != nil && !e.Fresh && s.mode == Strict {
+		mark = e.Size
+		if u.extends(e) != OpExtend {
+			u.bound = e.Size // longer can only be refused: at the first byte too many
+		}
+	}
+	u.digest = newDigest(mark)
+	if !u.trunc {
+		if u.base, err = u.v.vol.Open(s.entry.ID); err != nil {
+			return err
+		}
+		u.visible, u.size = s.entry.Size, s.entry.Size
+	}
+	if u.staged, err = u.v.vol.Stage(u.id); err != nil && u.base != nil {
+		u.base.Close()
+	}
+	return err
+}
 
-// Truncate sets the length.
-func (*Upload) Truncate(size int64) error { panic("unwritten") }
+// ownUpload returns the newest unfinished upload of key under a name. mu is held.
+func (v *Vault) ownUpload(at journal.Loc, key string) *Upload {
+	us := v.uploads[at]
+	for i := len(us) - 1; i >= 0; i-- {
+		if us[i].key == key {
+			return us[i]
+		}
+	}
+	return nil
+}
 
-// SetMeta changes what the file will be published with.
-func (*Upload) SetMeta(m Meta) error { panic("unwritten") }
-
-// CopyFrom copies n bytes of src (at srcOff) to dstOff, sharing blocks where the file system can.
-func (*Upload) CopyFrom(src *File, srcOff, dstOff, n int64) error { panic("unwritten") }
-
-// Close publishes: it claims the name, at once and for ever. On an error nothing became visible.
-func (*Upload) Close() error { panic("unwritten") }
-
-// Abort ends an upload whose client is gone: what arrived is kept for the resume window.
-func (*Upload) Abort() { panic("unwritten") }
-
-// Discard ends an upload that its client gave up: what arrived is dropped.
-func (*Upload) Discard() { panic("unwritten") }
-
-// Mkdir makes a directory.
-func (f *FS) Mkdir(path string, m Meta) error { panic("unwritten") }
-
-// Symlink makes a link. The target is stored as it is.
-func (f *FS) Symlink(target, path string, m Meta) error { panic("unwritten") }
-
-// Link gives the file at old the further name path.
-func (f *FS) Link(old, path string) error { panic("unwritten") }
-
-// Mknod stores a fifo, socket or device as metadata on an empty content.
-func (f *FS) Mknod(path string, k Kind, m Meta) error { panic("unwritten") }
-
-// Remove drops a name that is not a directory's: an own unfinished upload, a scratch file, or (versioned) a live name.
-func (f *FS) Remove(path string) error { panic("unwritten") }
-
-// Rmdir drops an empty directory.
-func (f *FS) Rmdir(path string) error { panic("unwritten") }
-
-// Rename moves a name. With replace, an existing target is overwritten as Create would; without, it is fs.ErrExist.
-func (f *FS) Rename(from, to string, replace bool) error { panic("unwritten") }
-
-// SetMeta changes mode, owner, times or attributes of a name: those of m that are set. follow: through a symlink at its end.
-func (f *FS) SetMeta(path string, m Meta, follow bool) error { panic("unwritten") }
-
-// Truncate changes a length by path (SETSTAT size): an open with writing, a truncation and a close in one.
-func (f *FS) Truncate(path string, size int64) error { panic("unwritten") }
-
-// Hash computes a digest of a file's content with h. A push key may ask for what it made itself.
-func (f *FS) Hash(path string, h io.Writer) error { panic("unwritten") }
+// interruptedUpload returns the newest upload of key under a name whose client is gone. mu is held.
+func (v *Vault) interruptedUpload(at journal.Loc, key string) *Upload {
+	us := v.uploads[at]
+	for i := len(us) - 1; i >= 0; i-- {
+		if us[i].key == key && us[i].interrupted {
+			return us[i]
+		}
+	}
+	return nil
+}
 
 // Replace stores a new generation of a file that a protocol manages itself (a borg config). Earlier ones stay.
-func (f *FS) Replace(path string, data []byte, m Meta) error { panic("unwritten") }
-
-// Version is one thing that a name stood for.
-type Version struct {
-	Info
-	To     Seq       // instant from which it did not any more; Now while live
-	Gone   time.Time // server's clock at To; zero while live
-	SHA256 string    // hex; empty for what has no content or no hash yet
-	Key    string    // who made it
+func (f *FS) Replace(path string, data []byte, m Meta) error {
+	meta, err := mergeMeta(NoMeta(), m)
+	if err != nil {
+		return err
+	}
+	id := journal.NewID()
+	staged, err := f.v.vol.Stage(id)
+	if err != nil {
+		return err
+	}
+	_, err = staged.WriteAt(data, 0)
+	err = errors.Join(err, staged.Close())
+	if err == nil {
+		err = f.replace(path, id, data, meta)
+	}
+	if err != nil {
+		f.v.vol.Discard(id)
+	}
+	return err
 }
 
-// Versions lists what path stood for, newest first.
-func (f *FS) Versions(path string) ([]Version, error) { panic("unwritten") }
-
-// SnapshotInfo is a name for an instant.
-type SnapshotInfo struct {
-	Name string
-	At   Seq
-	Time time.Time
-	Kind string // push, manual, or the schedule that made it
+func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(OpReplace, path)
+	if err != nil {
+		return err
+	}
+	if _, err := f.decide(OpReplace, &s); err != nil {
+		return err
+	}
+	d := newDigest(-1)
+	d.write(data, 0)
+	r := f.record(journal.OpCreate, s.rel)
+	r.Kind, r.ID, r.Size, r.Meta, r.Managed = KindFile, id, int64(len(data)), meta, true
+	r.SHA256, _ = d.result(r.Size)
+	if err := f.v.place(f, r, &s); err != nil {
+		return err
+	}
+	f.v.settled(id)
+	return nil
 }
 
-// Snapshots lists the tenant's snapshots, oldest first.
-func (f *FS) Snapshots() ([]SnapshotInfo, error) { panic("unwritten") }
-
-// Usage is the tenant's account, in bytes and counts.
-type Usage struct {
-	Live, Versions, Staging, Journal int64 // bytes charged
-	Files                            int64 // live files
-	Limit                            int64 // hard limit in bytes; 0 is none
-	FilesLimit                       int64 // 0 is none
+// File is a content open for reading, at one instant for ever.
+type File struct {
+	content Content
+	info    Info
+	id      journal.ID
 }
 
-// Used is what is charged against Limit.
-func (u Usage) Used() int64 { return u.Live + u.Versions + u.Staging + u.Journal }
+// ReadAt follows io.ReaderAt.
+func (r *File) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fs.ErrInvalid
+	}
+	if off >= r.info.Size {
+		return 0, io.EOF
+	}
+	return r.content.ReadAt(p, off)
+}
 
-// Usage returns the tenant's account.
-func (f *FS) Usage() Usage { panic("unwritten") }
+// Stat describes the file as it was opened.
+func (r *File) Stat() Info { return r.info }
 
-// Statfs returns the tenant's own numbers: its limit, or what the disk has where that is less.
-func (f *FS) Statfs() (Space, error) { panic("unwritten") }
-
-// Barrier returns once everything that this tenant wrote before the call is on stable storage (P4).
-func (f *FS) Barrier(ctx context.Context) error { panic("unwritten") }
-
-// Close ends the session: open uploads are aborted, a barrier is made, and a push that changed
-// something gets its snapshot. The exit status must be sent after it.
-func (f *FS) Close(ctx context.Context) error { panic("unwritten") }
-
-// Who returns the session's identity.
-func (f *FS) Who() Who { panic("unwritten") }
-
-// Vault is one tenant's core: its namespace, journal and volume.
-type Vault struct{}
+// Close releases the file.
+func (r *File) Close() error { return r.content.Close() }

@@ -30,7 +30,8 @@ type Volume interface {
 type Contents interface {
 	// Stage makes a new, empty content.
 	Stage(id journal.ID) (Staged, error)
-	// Resume opens a staged content for more writing.
+	// Resume opens a staged content for more writing. An implementation refuses one that has a name in
+	// the tree: it is published.
 	Resume(id journal.ID) (Staged, error)
 	// Open opens a content, staged or sealed, for reading.
 	Open(id journal.ID) (Content, error)
@@ -56,8 +57,8 @@ type Area uint8
 
 // The areas.
 const (
-	Staging Area = iota // sidecars of interrupted uploads
-	Scratch             // repository locks
+	AreaStaging Area = iota // sidecars of interrupted uploads
+	AreaScratch             // repository locks
 )
 
 // Tree is the part of a Volume that holds names.

@@ -50,6 +50,7 @@ type Totals struct {
 	Past    int64 // bytes charged for contents that have none any more
 	Records int64 // records that clients caused
 	Files   int64 // live names, directories included
+	Fresh   int64 // live names that are not sealed
 }
 
 const (

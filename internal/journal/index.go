@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,7 @@ type Index struct {
 	dirs  *dirCache
 	state state // owned by the caller of Apply
 
-	live, past, records, files atomic.Int64 // state.Totals, readable by anyone
+	live, past, records, files, fresh atomic.Int64 // state.Totals, readable by anyone
 }
 
 // state is what the index keeps beside its table's rows; written at every freeze.
@@ -37,6 +38,8 @@ type state struct {
 	Epoch  Seq   // the record that began the present epoch of the clock
 	Second int64 // newest second that has a time mark
 	Totals Totals
+	Boot   string // of the machine when SetEnding was last called
+	Clean  bool   // the vault was closed in order
 }
 
 const indexFormat = 1
@@ -57,6 +60,7 @@ const (
 	tabEpoch = 'E'
 	tabHash  = 'H'
 	tabVoid  = 'V'
+	tabFresh = 'F'
 	tabState = 'M'
 )
 
@@ -90,8 +94,15 @@ func (x *Index) Head() Head { return x.state.Head }
 
 // Totals returns the account as of the newest record applied. Anyone may ask at any time.
 func (x *Index) Totals() Totals {
-	return Totals{Live: x.live.Load(), Past: x.past.Load(), Records: x.records.Load(), Files: x.files.Load()}
+	return Totals{Live: x.live.Load(), Past: x.past.Load(), Records: x.records.Load(), Files: x.files.Load(), Fresh: x.fresh.Load()}
 }
+
+// Ending returns what SetEnding said last: on which boot of the machine, and whether the vault was
+// closed in order.
+func (x *Index) Ending() (boot string, clean bool) { return x.state.Boot, x.state.Clean }
+
+// SetEnding notes it for the next Freeze.
+func (x *Index) SetEnding(boot string, clean bool) { x.state.Boot, x.state.Clean = boot, clean }
 
 func (x *Index) publishTotals() {
 	t := x.state.Totals
@@ -99,6 +110,7 @@ func (x *Index) publishTotals() {
 	x.past.Store(t.Past)
 	x.records.Store(t.Records)
 	x.files.Store(t.Files)
+	x.fresh.Store(t.Fresh)
 }
 
 // Pending returns the number of changes that only the journal and memory hold.
@@ -118,6 +130,27 @@ func (x *Index) Freeze() bool {
 
 // Flush writes what Freeze set aside.
 func (x *Index) Flush() error { return x.t.flush(true) }
+
+// RemoveIndex deletes the index at path, which must not be open: the next one starts from nothing.
+func RemoveIndex(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove index: %w", err)
+	}
+	return nil
+}
+
+// replayBatch is how many changes a replay keeps in memory.
+const replayBatch = 1 << 14
+
+// ReplayBatched is Replay for long journals: it writes the database as it goes, without waiting for
+// the disk. The first Flush after it makes all of it stable.
+func (x *Index) ReplayBatched(r *Record) error {
+	if err := x.Replay(r); err != nil || x.t.pending() < replayBatch {
+		return err
+	}
+	x.Freeze()
+	return x.t.flush(false)
+}
 
 func dirKey(table byte, dir DirID) []byte {
 	k := make([]byte, 9, 64)
@@ -228,6 +261,7 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		x.t.put(liveKey(at), nil)
 		return x.end(r, at, old)
 	case OpSeal:
+		x.notFresh(at, old)
 		e := *old
 		e.Fresh, e.From, e.Since = false, r.Seq, r.Time
 		x.putLive(at, &e)
@@ -250,6 +284,12 @@ func (x *Index) applyNew(r *Record, at Loc, old *Entry) error {
 		if err := x.end(r, at, old); err != nil {
 			return err
 		}
+		if old.Fresh && e.Fresh { // writing again does not make it younger
+			e.Received = old.Received
+		}
+	}
+	if e.Fresh {
+		x.putFresh(at)
 	}
 	switch r.Op {
 	case OpMkdir:
@@ -269,6 +309,7 @@ func (x *Index) applyNew(r *Record, at Loc, old *Entry) error {
 // end lets at stand for e no more. A fresh entry leaves no trace: no instant shows it.
 func (x *Index) end(r *Record, at Loc, e *Entry) error {
 	x.state.Totals.Files--
+	x.notFresh(at, e)
 	if e.Kind.HasContent() {
 		last, err := x.dropLink(at, e)
 		if err != nil {
@@ -283,6 +324,18 @@ func (x *Index) end(r *Record, at Loc, e *Entry) error {
 	}
 	x.putPast(r, at, e)
 	return nil
+}
+
+func (x *Index) putFresh(at Loc) {
+	x.t.put(append(dirKey(tabFresh, at.Dir), at.Name...), present)
+	x.state.Totals.Fresh++
+}
+
+func (x *Index) notFresh(at Loc, e *Entry) {
+	if e.Fresh {
+		x.t.put(append(dirKey(tabFresh, at.Dir), at.Name...), nil)
+		x.state.Totals.Fresh--
+	}
 }
 
 func (x *Index) putPast(r *Record, at Loc, e *Entry) {
@@ -370,8 +423,12 @@ func (x *Index) applyMove(r *Record, at, to Loc, old *Entry) error {
 	}
 	x.t.put(liveKey(at), nil)
 	x.putPast(r, at, old)
+	x.notFresh(at, old)
 	e := *old
 	e.Fresh, e.From, e.Since = r.Fresh, r.Seq, r.Time
+	if e.Fresh {
+		x.putFresh(to)
+	}
 	if e.Linked {
 		x.t.put(linkKey(e.ID, at), nil)
 		x.t.put(linkKey(e.ID, to), present)

@@ -156,43 +156,45 @@ func (l *Log) Head() Head {
 }
 
 // Append writes r and gives it its Seq, Time and Chain. The record is on stable storage after the
-// next Sync. After an error nothing of r is in the journal; when that can not be made sure of, every
-// later call fails too.
-func (l *Log) Append(r *Record) error {
+// next Sync. Records of the log's own that had to come before it (a segment's first line, an epoch)
+// are returned. After an error nothing of r is in the journal; when that can not be made sure of,
+// every later call fails too.
+func (l *Log) Append(r *Record) ([]*Record, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fail != nil {
-		return l.fail
+		return nil, l.fail
 	}
+	var own []*Record
 	now := l.cfg.Now()
 	l.buf = l.buf[:0]
 	head, last := l.head, l.last
 	if l.file == nil {
 		if err := l.begin(); err != nil {
-			return err
+			return nil, err
 		}
-		first := &Record{Op: OpSegment, Prev: head.Chain, Format: Format, What: l.cfg.Boot}
-		if err := l.encode(first, now, &head); err != nil {
-			return err
-		}
-		l.first = first.Seq
+	}
+	if l.size == 0 {
+		own = append(own, &Record{Op: OpSegment, Prev: head.Chain, Format: Format, What: l.cfg.Boot})
 	}
 	if at, step := clock(last, now); step {
-		note := "clock was " + at.UTC().Format(time.RFC3339Nano)
-		if err := l.encode(&Record{Op: OpEpoch, Note: note}, now, &head); err != nil {
-			return err
-		}
+		own = append(own, &Record{Op: OpEpoch, Note: "clock was " + at.UTC().Format(time.RFC3339Nano)})
 	} else {
 		now = at
 	}
-	if err := l.encode(r, now, &head); err != nil {
-		return err
+	for _, rec := range append(own, r) {
+		if err := l.encode(rec, now, &head); err != nil {
+			return nil, err
+		}
+	}
+	if l.size == 0 {
+		l.first = own[0].Seq
 	}
 	if err := l.write(); err != nil {
-		return err
+		return nil, err
 	}
 	l.head, l.last = head, now
-	return nil
+	return own, nil
 }
 
 // clock returns the time to record and whether the clock was set since last. Within an epoch times never decrease.

@@ -217,6 +217,103 @@ func (x *Index) EverDir(path string) (DirID, error) {
 	return dir, nil
 }
 
+// Fresh lists the names that are not sealed.
+func (x *Index) Fresh() ([]Loc, error) {
+	var out []Loc
+	err := x.t.view(func(v *view) error {
+		v.ascend([]byte{tabFresh}, func(k, _ []byte) bool {
+			if k[0] != tabFresh || len(k) < 9 {
+				return false
+			}
+			out = append(out, Loc{DirID(binary.BigEndian.Uint64(k[1:])), string(k[9:])})
+			return true
+		})
+		return nil
+	})
+	return out, err
+}
+
+// EverNames returns up to n names, sorted, that a directory has or had, after the name after.
+func (x *Index) EverNames(dir DirID, after string, n int) ([]string, error) {
+	var out []string
+	err := x.t.view(func(v *view) error {
+		live := &names{v: v, table: tabLive, dir: dir, last: after}
+		past := &names{v: v, table: tabPast, dir: dir, last: after}
+		l, lok := live.next()
+		p, pok := past.next()
+		for len(out) < n && (lok || pok) {
+			switch {
+			case !pok || lok && l < p:
+				out = append(out, l)
+				l, lok = live.next()
+			case !lok || p < l:
+				out = append(out, p)
+				p, pok = past.next()
+			default:
+				out = append(out, l)
+				l, lok = live.next()
+				p, pok = past.next()
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// names walks the distinct names of one directory's rows of one table, one seek each.
+type names struct {
+	v     *view
+	table byte
+	dir   DirID
+	last  string
+}
+
+func (s *names) next() (string, bool) {
+	prefix := dirKey(s.table, s.dir)
+	from := prefix
+	if s.last != "" {
+		end := byte(0)
+		if s.table == tabPast {
+			end = 1
+		}
+		from = append(append(append([]byte(nil), prefix...), s.last...), end)
+	}
+	found := false
+	s.v.ascend(from, func(k, _ []byte) bool {
+		if found = len(k) > len(prefix) && string(k[:len(prefix)]) == string(prefix); found {
+			k = k[len(prefix):]
+			if s.table == tabPast {
+				k = k[:len(k)-9]
+			}
+			s.last = string(k)
+		}
+		return false
+	})
+	return s.last, found
+}
+
+// Superseded reports which of these contents are, or were, what a sealed name stood for, among the
+// versions that are past: a scan, for recovery only.
+func (x *Index) Superseded(ids map[ID]bool) error {
+	return x.t.view(func(v *view) error {
+		var derr error
+		v.ascend([]byte{tabPast}, func(k, b []byte) bool {
+			if k[0] != tabPast {
+				return false
+			}
+			var p pastEntry
+			if p, derr = decodePast(b); derr != nil {
+				return false
+			}
+			if _, asked := ids[p.ID]; asked {
+				ids[p.ID] = true
+			}
+			return true
+		})
+		return derr
+	})
+}
+
 // Snapshot is a name for an instant.
 type Snapshot struct {
 	Name string

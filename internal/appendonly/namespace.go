@@ -1,0 +1,638 @@
+package appendonly
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"vaultd/internal/journal"
+)
+
+// Mkdir makes a directory.
+func (f *FS) Mkdir(path string, m Meta) error {
+	return f.make(OpMkdir, path, m, 0, func(r *journal.Record) (func() error, error) {
+		return func() error { return f.v.vol.Rmdir(r.Path) }, f.v.vol.Mkdir(r.Path)
+	})
+}
+
+// Symlink makes a link. The target is stored as it is.
+func (f *FS) Symlink(target, path string, m Meta) error {
+	if len(target) > maxPath {
+		return pathError(OpSymlink, path, ErrNameTooLong)
+	}
+	if target == "" || indexNUL(target) {
+		return pathError(OpSymlink, path, ErrBadName)
+	}
+	return f.make(OpSymlink, path, m, 0, func(r *journal.Record) (func() error, error) {
+		r.Target = target
+		return func() error { return f.v.vol.Unlink(r.Path) }, f.v.vol.Symlink(target, r.Path)
+	})
+}
+
+func indexNUL(s string) bool {
+	for i := range len(s) {
+		if s[i] == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Mknod stores a fifo, socket or device as metadata on an empty content.
+func (f *FS) Mknod(path string, k Kind, m Meta) error {
+	if !k.IsSpecial() {
+		return pathError(OpMknod, path, ErrNotRegular)
+	}
+	id := journal.NewID()
+	staged, err := f.v.vol.Stage(id)
+	if err != nil {
+		return err
+	}
+	staged.Close()
+	err = f.make(OpMknod, path, m, k, func(r *journal.Record) (func() error, error) {
+		r.ID = id
+		return func() error { return f.v.vol.Unlink(r.Path) }, f.v.vol.Link(id, r.Path)
+	})
+	if err != nil {
+		f.v.vol.Discard(id)
+		return err
+	}
+	f.v.settled(id)
+	return nil
+}
+
+var makeOps = map[Op]journal.Op{OpMkdir: journal.OpMkdir, OpSymlink: journal.OpSymlink, OpMknod: journal.OpNode}
+
+// make adds a name that is not a file's: in the tree first (apply, which returns how to undo it), then in the journal.
+func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record) (func() error, error)) error {
+	meta, err := mergeMeta(NoMeta(), m)
+	if err != nil {
+		return err
+	}
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(op, path)
+	if err != nil {
+		return err
+	}
+	if s.entry != nil || s.lock != nil {
+		s.state = StateAbsent // whether the key may make names at all comes before whether this one is free
+		if _, err := f.decide(op, &s); err != nil {
+			return err
+		}
+		return pathError(op, "/"+s.rel, fs.ErrExist)
+	}
+	if _, err := f.decide(op, &s); err != nil {
+		return err
+	}
+	if err := f.v.admit(1, false); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	r := f.record(makeOps[op], s.rel)
+	r.Kind, r.Meta = k, meta
+	undo, err := apply(r)
+	if err != nil {
+		return f.treeError(op, &s, err)
+	}
+	if err := f.v.commit(r, s.loc, journal.Loc{}); err != nil {
+		return errors.Join(err, undo())
+	}
+	if k != 0 {
+		f.v.unsynced[r.ID] = struct{}{}
+		f.v.unsealed[r.ID] = sealing{k, metaAt(meta, r.Time)}
+	}
+	f.changed()
+	return nil
+}
+
+// treeError explains an error of the live tree: a taken name there that the index does not know is
+// the second guard at work.
+func (f *FS) treeError(op Op, s *spot, err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return pathError(op, "/"+s.rel, fs.ErrExist)
+	}
+	return err
+}
+
+// Link gives the file at old the further name path.
+func (f *FS) Link(old, path string) error {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	from, err := f.spot(OpLink, old)
+	if err != nil {
+		return err
+	}
+	to, err := f.spot(OpCreate, path)
+	if err != nil {
+		return err
+	}
+	if from.entry == nil && from.state == StateAbsent {
+		return pathError(OpLink, "/"+from.rel, fs.ErrNotExist)
+	}
+	if _, err := f.decide(OpLink, &from); err != nil {
+		return err
+	}
+	if to.entry != nil || to.lock != nil {
+		return pathError(OpLink, "/"+to.rel, fs.ErrExist)
+	}
+	if _, err := f.decide(OpCreate, &to); err != nil {
+		return err
+	}
+	if err := f.v.admit(1, false); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	if err := f.v.vol.Link(from.entry.ID, to.rel); err != nil {
+		return f.treeError(OpLink, &to, err)
+	}
+	r := f.record(journal.OpLink, from.rel)
+	r.To, r.ID = to.rel, from.entry.ID
+	if err := f.v.commit(r, from.loc, to.loc); err != nil {
+		return errors.Join(err, f.v.vol.Unlink(to.rel))
+	}
+	f.changed()
+	return nil
+}
+
+// Remove drops a name that is not a directory's: an own unfinished upload, a lock, or (versioned) a live name.
+func (f *FS) Remove(path string) error {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(OpRemove, path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.state == StateAbsent:
+		if err := f.writes(OpRemove, &s); err != nil {
+			return err
+		}
+		return pathError(OpRemove, "/"+s.rel, fs.ErrNotExist)
+	case s.entry != nil && s.entry.Kind == KindDir:
+		return pathError(OpRemove, "/"+s.rel, ErrIsDir)
+	}
+	effect, err := f.decide(OpRemove, &s)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.lock != nil:
+		return f.v.removeLock(s.loc)
+	case s.up != nil:
+		return f.dropOwn(s.up)
+	}
+	return f.end(&s, effect)
+}
+
+// writes refuses keys and tenants that may not change anything, whatever stands at s.
+func (f *FS) writes(op Op, s *spot) error {
+	return f.may(Query{Mode: s.mode, Suspended: f.v.policy.Suspended, Op: OpCreate, State: StateAbsent}, "/"+s.rel)
+}
+
+// dropOwn ends an unfinished upload of this key by its name. One that is being written can be closed,
+// and is gone then, as POSIX has it.
+func (f *FS) dropOwn(u *Upload) error {
+	if u.interrupted {
+		f.v.dropUpload(u)
+		return nil
+	}
+	f.v.forgetUpload(u)
+	u.removed = true
+	return nil
+}
+
+// end records that s stands for nothing any more and drops its name from the tree. v.mu is held.
+func (f *FS) end(s *spot, effect Effect) error {
+	if err := f.v.admit(0, true); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	r := f.record(journal.OpRemove, s.rel)
+	if effect == Drop { // fresh: not in the tree
+		if err := f.v.commit(r, s.loc, journal.Loc{}); err != nil {
+			return err
+		}
+		f.v.dropFresh(s.entry)
+		return nil
+	}
+	// The journal comes first here: a name that is still in the tree is dropped again after a crash,
+	// one that is missing without a record would have to be found out.
+	if err := f.v.commit(r, s.loc, journal.Loc{}); err != nil {
+		return err
+	}
+	f.changed()
+	if s.entry.Kind == KindDir {
+		return f.v.vol.Rmdir(s.rel)
+	}
+	return f.v.vol.Unlink(s.rel)
+}
+
+// Rmdir drops an empty directory.
+func (f *FS) Rmdir(path string) error {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(OpRmdir, path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.entry == nil && s.state == StateAbsent, s.state == StateOpen:
+		if err := f.writes(OpRmdir, &s); err != nil {
+			return err
+		}
+		return pathError(OpRmdir, "/"+s.rel, fs.ErrNotExist)
+	case s.entry != nil && s.entry.Kind != KindDir:
+		return pathError(OpRmdir, "/"+s.rel, ErrNotDir)
+	}
+	effect, err := f.decide(OpRmdir, &s)
+	if err != nil {
+		return err
+	}
+	if s.rel == "" || f.v.policy.bounds(s.rel) {
+		return denied(OpRmdir, "/"+s.rel, noRemoval)
+	}
+	below, err := f.v.idx.List(s.entry.Dir, journal.Now, "", 1)
+	if err != nil {
+		return err
+	}
+	if len(below) > 0 || f.v.holdsLocks(s.entry.Dir) {
+		return pathError(OpRmdir, "/"+s.rel, ErrNotEmpty)
+	}
+	return f.end(&s, effect)
+}
+
+// Rename moves a name. With replace, an existing target is overwritten as Create would; without, it is fs.ErrExist.
+func (f *FS) Rename(from, to string, replace bool) error {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	src, err := f.spot(OpRename, from)
+	if err != nil {
+		return err
+	}
+	dst, err := f.spot(OpCreate, to)
+	if err != nil {
+		return err
+	}
+	if src.state == StateAbsent {
+		if err := f.writes(OpRename, &src); err != nil {
+			return err
+		}
+		if f.renamedBefore(src.loc, dst.loc) {
+			return nil
+		}
+		return pathError(OpRename, "/"+src.rel, fs.ErrNotExist)
+	}
+	if _, err := f.decide(OpRename, &src); err != nil {
+		return err
+	}
+	if dst.state == StateView || dst.state == StateReserved {
+		_, err := f.decide(OpCreate, &dst)
+		return err
+	}
+	if src.loc == dst.loc {
+		return nil
+	}
+	switch {
+	case src.lock != nil:
+		return f.v.moveLock(&src, &dst, replace)
+	case dst.locks:
+		return denied(OpRename, "/"+dst.rel, noKind)
+	case src.up != nil:
+		f.v.moveUpload(src.up, &dst)
+		return nil
+	case src.entry.Kind == KindDir:
+		err = f.moveDir(&src, &dst)
+	case src.entry.Fresh:
+		err = f.moveFresh(&src, &dst, replace)
+	default:
+		err = f.moveSealed(&src, &dst, replace)
+	}
+	if err == nil {
+		f.v.remember(src.loc, dst.loc, f.who.Key)
+	}
+	return err
+}
+
+// renamedBefore reports whether this key made just this rename a moment ago: the client's reply was lost.
+func (f *FS) renamedBefore(from, to journal.Loc) bool {
+	r, ok := f.v.renamed[from]
+	return ok && r.to == to && r.key == f.who.Key && f.v.cfg.Now().Sub(r.at).Abs() < journal.Settle
+}
+
+func (v *Vault) remember(from, to journal.Loc, key string) {
+	if len(v.renamed) >= maxRemembered {
+		clear(v.renamed)
+	}
+	v.renamed[from] = rename{to, key, v.cfg.Now()}
+}
+
+// moveUpload lets an unfinished upload be published elsewhere.
+func (v *Vault) moveUpload(u *Upload, dst *spot) {
+	noted := u.noted
+	v.forgetUpload(u)
+	u.loc = dst.loc
+	v.uploads[u.loc] = append(v.uploads[u.loc], u)
+	v.uploadCount++
+	if noted && u.interrupted {
+		v.note(u, u.size, u.size)
+	}
+}
+
+// moveFresh gives a closed upload under a temporary name another one; an ordinary name seals it.
+func (f *FS) moveFresh(src, dst *spot, replace bool) error {
+	e := src.entry
+	if dst.entry != nil && !replace {
+		return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+	}
+	if dst.entry != nil {
+		op, err := f.v.compareContents(e, dst.entry, f.who.Key)
+		if err != nil {
+			return err
+		}
+		effect, err := f.decide(op, dst)
+		if err != nil {
+			return err
+		}
+		if effect == Ignore { // the same is there already: the upload has done its work
+			return f.end(src, Drop)
+		}
+	} else if _, err := f.decide(OpCreate, dst); err != nil {
+		return err
+	}
+	if err := f.v.admit(0, true); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	r := f.record(journal.OpMove, src.rel)
+	r.To, r.ID, r.Fresh = dst.rel, e.ID, f.v.staysFresh(dst)
+	if r.Fresh {
+		if err := f.v.commit(r, src.loc, dst.loc); err != nil {
+			return err
+		}
+		f.v.dropFresh(dst.entry)
+		return nil
+	}
+	undo, err := f.v.linkTree(e.ID, dst.rel, dst.entry)
+	if err != nil {
+		return err
+	}
+	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
+		return errors.Join(err, undo())
+	}
+	f.v.unsealed[e.ID] = sealing{e.Kind, metaAt(e.Meta, e.Received)}
+	f.v.dropFresh(dst.entry)
+	f.changed()
+	return nil
+}
+
+// compareContents says which operation letting a name stand for e instead of there is. mu is held: both
+// hashes are known, but for uploads with gaps.
+func (v *Vault) compareContents(e, there *journal.Entry, key string) (Op, error) {
+	if there.Fresh || there.Kind != KindFile || e.Kind != KindFile || e.Size < there.Size {
+		return OpOverwrite, nil
+	}
+	want, err := v.contentHash(there)
+	if err != nil {
+		return OpOverwrite, err
+	}
+	if e.Size == there.Size {
+		h, err := v.contentHash(e)
+		if err == nil && h == want {
+			return OpRepeat, nil
+		}
+		return OpOverwrite, err
+	}
+	age := v.cfg.Now().Sub(there.Received)
+	if there.Key != key || age < 0 || age >= v.policy.resumeWindow() {
+		return OpOverwrite, nil
+	}
+	c, err := v.vol.Open(e.ID)
+	if err != nil {
+		return OpOverwrite, err
+	}
+	defer c.Close()
+	if h, err := hashContent(c, there.Size); err != nil || h != want {
+		return OpOverwrite, err
+	}
+	return OpExtend, nil
+}
+
+// moveSealed moves a sealed name (versioned): the new one is there before the old one goes.
+func (f *FS) moveSealed(src, dst *spot, replace bool) error {
+	e := src.entry
+	if dst.entry != nil {
+		if !replace {
+			return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+		}
+		if dst.entry.Kind == KindDir {
+			return pathError(OpRename, "/"+dst.rel, ErrIsDir)
+		}
+		if effect, err := f.decide(OpOverwrite, dst); err != nil || effect == Deny {
+			return err
+		}
+		if e.Kind.HasContent() && e.ID == dst.entry.ID {
+			return nil // two names of one content: nothing happens, as POSIX has it
+		}
+	} else if _, err := f.decide(OpCreate, dst); err != nil {
+		return err
+	}
+	if err := f.v.admit(0, true); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	r := f.record(journal.OpMove, src.rel)
+	r.To, r.ID = dst.rel, e.ID
+	undo, err := f.linkOver(e, dst)
+	if err != nil {
+		return f.treeError(OpRename, dst, err)
+	}
+	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
+		return errors.Join(err, undo())
+	}
+	f.v.dropFresh(dst.entry)
+	f.changed()
+	return f.v.vol.Unlink(src.rel)
+}
+
+// linkOver gives what e is the name dst in the tree.
+func (f *FS) linkOver(e *journal.Entry, dst *spot) (func() error, error) {
+	old := dst.entry
+	content := old != nil && old.Kind.HasContent()
+	switch {
+	case e.Kind.HasContent() && (old == nil || content):
+		return f.v.linkTree(e.ID, dst.rel, old)
+	case old != nil && !old.Fresh: // links can not replace each other: the name is missing for a moment
+		if err := f.v.vol.Unlink(dst.rel); err != nil {
+			return nil, err
+		}
+	}
+	if e.Kind.HasContent() {
+		return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.vol.Link(e.ID, dst.rel)
+	}
+	return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.vol.Symlink(e.Target, dst.rel)
+}
+
+// moveDir moves a directory (versioned) with all below it: one record.
+func (f *FS) moveDir(src, dst *spot) error {
+	switch {
+	case dst.entry != nil:
+		return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+	case src.rel == "" || within(dst.rel, src.rel):
+		return pathError(OpRename, "/"+dst.rel, fs.ErrInvalid)
+	case f.v.policy.bounds(src.rel), src.mode != dst.mode:
+		return denied(OpRename, "/"+src.rel, no(P2, "a boundary between two modes would move with it", "Ask the vault's operator"))
+	}
+	if _, err := f.decide(OpMkdir, dst); err != nil {
+		return err
+	}
+	if err := f.v.admit(0, true); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	if err := f.v.vol.Rename(src.rel, dst.rel); err != nil {
+		return f.treeError(OpRename, dst, err)
+	}
+	r := f.record(journal.OpMove, src.rel)
+	r.To = dst.rel
+	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
+		return errors.Join(err, f.v.vol.Rename(dst.rel, src.rel))
+	}
+	f.changed()
+	return nil
+}
+
+// SetMeta changes mode, owner, times or attributes of a name: those of m that are set. With follow, a
+// symlink at its end is refused: no change follows one.
+func (f *FS) SetMeta(path string, m Meta, follow bool) error {
+	f.v.mu.Lock()
+	s, err := f.spot(OpSetMeta, path)
+	if err == nil && follow && s.entry != nil && s.entry.Kind == KindSymlink {
+		err = denied(OpSetMeta, "/"+s.rel, noThrough)
+	}
+	if err == nil && s.state == StateAbsent {
+		if err = f.writes(OpSetMeta, &s); err == nil {
+			err = pathError(OpSetMeta, "/"+s.rel, fs.ErrNotExist)
+		}
+	}
+	if err != nil || s.up == nil {
+		defer f.v.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		return f.v.setMeta(f, &s, m)
+	}
+	u := s.up
+	f.v.mu.Unlock() // an upload's lock comes before the vault's
+	err = u.SetMeta(m)
+	if errors.Is(err, ErrClosed) {
+		return nil // interrupted: what it is published with is said again by who resumes it
+	}
+	return err
+}
+
+// setMeta changes what is set in m of s. v.mu is held.
+func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
+	old := NoMeta()
+	if s.entry != nil {
+		old = s.entry.Meta
+	}
+	merged, err := mergeMeta(old, m)
+	if err != nil {
+		return err
+	}
+	effect, err := f.decide(metaOp(old, merged, s), s)
+	if err != nil || effect == Ignore || s.entry == nil {
+		return err
+	}
+	if sameMeta(old, merged) || s.rel == "" {
+		return nil
+	}
+	if err := v.admit(0, true); err != nil {
+		return err
+	}
+	if err := f.introduce(); err != nil {
+		return err
+	}
+	r := f.record(journal.OpMeta, s.rel)
+	r.Meta = merged
+	if err := v.commit(r, s.loc, journal.Loc{}); err != nil {
+		return err
+	}
+	if s.entry.Kind.HasContent() && !s.entry.Fresh {
+		v.unsealed[s.entry.ID] = sealing{s.entry.Kind, metaAt(merged, s.entry.Received)}
+	}
+	if effect == Keep {
+		f.changed()
+	}
+	return nil
+}
+
+// metaOp says which operation a change of attributes is.
+func metaOp(old, merged Meta, s *spot) Op {
+	tighter := merged
+	tighter.Mode = old.Mode
+	oldMode := old.Mode
+	if oldMode == Unset && s.entry != nil {
+		oldMode = DefaultMode(s.entry.Kind)
+	}
+	onlyMode := sameMeta(old, tighter)
+	if onlyMode && (merged.Mode == old.Mode || merged.Mode&^oldMode == 0 && oldMode&^merged.Mode&^0o222 == 0) {
+		return OpTighten
+	}
+	rest := merged
+	rest.MTime, rest.ATime = old.MTime, old.ATime
+	if sameMeta(old, rest) {
+		if merged.ATime == old.ATime && s.entry != nil && old.MTime.IsZero() && merged.MTime == journal.At(s.entry.Received.Truncate(time.Second)) {
+			return OpTighten // the very time it is shown with
+		}
+		return OpSetTimes
+	}
+	return OpSetMeta
+}
+
+// DefaultMode is the mode shown for entries of kind k whose mode no client set.
+func DefaultMode(k Kind) int32 {
+	switch k {
+	case KindDir:
+		return 0o755
+	case KindSymlink:
+		return 0o777
+	}
+	return 0o644
+}
+
+// Truncate changes a length by path (SETSTAT size): an open with writing, a truncation and a close in one.
+func (f *FS) Truncate(path string, size int64) error {
+	f.v.mu.Lock()
+	s, err := f.spot(OpTruncate, path)
+	running := s.up != nil && !s.up.interrupted
+	f.v.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if running {
+		return s.up.Truncate(size)
+	}
+	u, err := f.Create(path, CreateOptions{Truncate: size == 0, Meta: NoMeta()})
+	if err != nil {
+		return err
+	}
+	if err := u.Truncate(size); err != nil {
+		u.Discard()
+		return err
+	}
+	return u.Close()
+}

@@ -1,0 +1,468 @@
+package appendonly
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"vaultd/internal/journal"
+)
+
+// Upload is a content being written. Its methods may be called concurrently.
+//
+// Lock order: mu comes before the vault's lock.
+//
+// The bytes go to a staged content of its own. Opened without Truncate over something that is there
+// (base), it shows what is there wherever it was not written, and takes those bytes over when it is closed.
+type Upload struct {
+	f      *FS
+	v      *Vault
+	id     journal.ID
+	name   string         // as the client called it
+	key    string         // whose it is
+	locks  bool           // a lock in a repository: kept in memory
+	under  *journal.Entry // what the name stood for at the opening; nil if nothing
+	trunc  bool           // the client gives the whole content
+	append int64          // writes below are relative to it; -1: the client did not ask for Append
+	digest *digest
+	opened time.Time
+
+	loc         journal.Loc // where it will be published; guarded by v.mu
+	interrupted bool        // its client is gone; guarded by v.mu
+	since       time.Time   // since when; guarded by v.mu
+	noted       bool        // a note of it is beside the content; guarded by v.mu
+	stable      int64       // bytes on stable storage, as far as known; guarded by v.mu
+	removed     bool        // its name was removed while it was open; guarded by v.mu
+
+	writes sync.WaitGroup // writes under way; added to under mu, while not closed
+
+	mu      sync.Mutex // guards what follows
+	staged  Staged
+	base    Content // nil when there is none
+	visible int64   // bytes of base that were not cut off
+	size    int64
+	ranges  extents
+	bound   int64 // largest size that can be accepted; -1: any
+	meta    Meta
+	err     error // a write failed: the content can not be published any more
+	closed  bool
+}
+
+// maxUploads bounds the uploads, open and interrupted, that one tenant may have.
+const maxUploads = 8192
+
+// maxFresh bounds the files that one tenant may keep unsealed.
+const maxFresh = 16384
+
+// WriteAt follows io.WriterAt. Writes may arrive in any order.
+func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
+	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		return 0, ErrClosed
+	}
+	if u.append > 0 && off < u.append {
+		off += u.append
+	}
+	if err := u.admitWrite(off, len(p)); err != nil {
+		u.mu.Unlock()
+		return 0, err
+	}
+	u.writes.Add(1)
+	u.mu.Unlock()
+	defer u.writes.Done()
+
+	u.digest.write(p, off)
+	n, err := u.staged.WriteAt(p, off)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err != nil {
+		u.digest.spoil()
+		u.fail(err)
+		return n, err
+	}
+	u.size = max(u.size, off+int64(n))
+	if !u.ranges.add(off, off+int64(n)) {
+		err = fmt.Errorf("write: more than %d separate ranges", maxExtents)
+		u.fail(&DeniedError{OpCreate, u.name, RuleSize, err.Error(), "Write the file in order"})
+		return n, u.err
+	}
+	return n, nil
+}
+
+// admitWrite refuses what can not become part of an acceptable file. mu is held.
+func (u *Upload) admitWrite(off int64, n int) error {
+	switch {
+	case u.err != nil:
+		return u.err
+	case off < 0 || off > math.MaxInt64-int64(n):
+		return &DeniedError{OpCreate, u.name, RuleSize, "the offset is out of range", ""}
+	case u.bound >= 0 && off+int64(n) > u.bound:
+		u.fail(denied(OpOverwrite, u.name, noChange))
+		return u.err
+	}
+	return nil
+}
+
+// fail makes the upload impossible to publish: the first reason counts. mu is held.
+func (u *Upload) fail(err error) {
+	if u.err == nil {
+		u.err = err
+	}
+}
+
+// ReadAt reads what the file would hold if closed now. Keys that may not read get a refusal.
+func (u *Upload) ReadAt(p []byte, off int64) (int, error) {
+	if err := u.f.may(Query{Op: OpRead}, u.name); err != nil {
+		return 0, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.closed:
+		return 0, ErrClosed
+	case off < 0:
+		return 0, &DeniedError{OpRead, u.name, RuleSize, "the offset is out of range", ""}
+	case off >= u.size:
+		return 0, io.EOF
+	}
+	want := p
+	if rest := u.size - off; int64(len(p)) > rest {
+		want = p[:rest]
+	}
+	clear(want)
+	// Where nothing was written base shows through; staged reads as zero there.
+	if n, err := u.staged.ReadAt(want, off); err != nil && err != io.EOF {
+		return n, err
+	}
+	for _, g := range u.ranges.gaps(min(off+int64(len(want)), u.visible)) {
+		from := max(g.from, off)
+		if u.base == nil || from >= g.to {
+			continue
+		}
+		if _, err := u.base.ReadAt(want[from-off:g.to-off], from); err != nil && err != io.EOF {
+			return 0, err
+		}
+	}
+	if len(want) < len(p) {
+		return len(want), io.EOF
+	}
+	return len(want), nil
+}
+
+// Stat describes the upload as if closed now.
+func (u *Upload) Stat() (Info, error) {
+	u.v.mu.Lock()
+	name := u.loc.Name
+	u.v.mu.Unlock()
+	return u.info(name), nil
+}
+
+func (u *Upload) info(name string) Info {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	m := u.meta
+	if m.MTime.IsZero() {
+		m.MTime = journal.At(u.opened)
+	}
+	return Info{Name: name, Kind: KindFile, Size: u.size, Meta: m, Nlink: 1, Received: u.opened}
+}
+
+// Truncate sets the length.
+func (u *Upload) Truncate(size int64) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.closed:
+		return ErrClosed
+	case u.err != nil:
+		return u.err
+	case size < 0:
+		return &DeniedError{OpTruncate, u.name, RuleSize, "the size is out of range", ""}
+	case size == u.size:
+		return nil
+	}
+	written := int64(0)
+	if n := len(u.ranges); n > 0 {
+		written = u.ranges[n-1].to
+	}
+	if size < written || size > u.visible || u.base == nil {
+		if err := u.staged.Truncate(size); err != nil {
+			u.fail(err)
+			return err
+		}
+	}
+	if size < written {
+		u.digest.spoil()
+	}
+	u.ranges.clip(size)
+	u.visible = min(u.visible, size)
+	u.size = size
+	return nil
+}
+
+// SetMeta changes what the file will be published with.
+func (u *Upload) SetMeta(m Meta) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return ErrClosed
+	}
+	merged, err := mergeMeta(u.meta, m)
+	if err == nil {
+		u.meta = merged
+	}
+	return err
+}
+
+// CopyFrom copies n bytes of src (at srcOff) to dstOff, sharing blocks where the file system can.
+func (u *Upload) CopyFrom(src *File, srcOff, dstOff, n int64) error {
+	if srcOff < 0 || n < 0 || srcOff > src.info.Size || n > src.info.Size-srcOff || dstOff < 0 || dstOff > math.MaxInt64-n {
+		return &DeniedError{OpCreate, u.name, RuleSize, "the range is out of bounds", ""}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return ErrClosed
+	}
+	if err := u.admitWrite(dstOff, 0); err != nil {
+		return err
+	}
+	u.digest.spoil()
+	if err := u.staged.CopyFrom(src.content, srcOff, dstOff, n); err != nil {
+		u.fail(err)
+		return err
+	}
+	u.size = max(u.size, dstOff+n)
+	u.ranges.add(dstOff, dstOff+n)
+	return nil
+}
+
+// takeOver copies what base shows where nothing was written. mu is held; writes have ended.
+func (u *Upload) takeOver() error {
+	if u.base == nil {
+		return nil
+	}
+	gaps := u.ranges.gaps(min(u.size, u.visible))
+	for _, g := range gaps {
+		u.digest.spoil()
+		if err := u.staged.CopyFrom(u.base, g.from, g.from, g.to-g.from); err != nil {
+			return err
+		}
+	}
+	u.base.Close()
+	u.base = nil
+	return nil
+}
+
+// hash returns the content's SHA-256, reading it again if need be. mu is held, base was taken over.
+func (u *Upload) hash() (journal.Hash, error) {
+	if h, ok := u.digest.result(u.size); ok {
+		return h, nil
+	}
+	return hashContent(u.staged, u.size)
+}
+
+// Close publishes: it claims the name, at once and for ever. On an error nothing became visible.
+func (u *Upload) Close() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return ErrClosed
+	}
+	u.closed = true
+	u.mu.Unlock()
+	u.writes.Wait()
+	u.mu.Lock()
+	defer u.release()
+	if u.err != nil {
+		u.v.retract(u)
+		return u.err
+	}
+	if err := u.publish(); err != nil {
+		u.v.retract(u)
+		return err
+	}
+	if u.v.Policy().SyncClose && !u.locks {
+		return u.v.Barrier(u.v.ctx)
+	}
+	return nil
+}
+
+// release closes the files. mu is held.
+func (u *Upload) release() {
+	if u.base != nil {
+		u.base.Close()
+		u.base = nil
+	}
+	if u.staged != nil {
+		u.staged.Close()
+	}
+	u.f.ended(u)
+}
+
+// publish decides what the upload is to what its name stands for and lets the name stand for it. mu
+// is held. Hashing happens without v.mu; if the name moved on meanwhile, it is looked at again.
+func (u *Upload) publish() error {
+	for {
+		u.v.mu.Lock()
+		loc := u.loc
+		u.v.mu.Unlock()
+		if u.locks {
+			return u.v.putLock(u, loc)
+		}
+		there, err := u.v.entry(loc)
+		if err != nil {
+			return err
+		}
+		op, err := u.relation(there)
+		if err != nil {
+			return err
+		}
+		done, err := u.v.publish(u, op, loc, there)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+func sameEntry(a, b *journal.Entry) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.ID == b.ID && a.From == b.From && a.Kind == b.Kind
+}
+
+// relation says which operation closing the upload is: on nothing it creates; over a sealed file it
+// repeats the same content, extends it, or overwrites it. What the client did not send itself is
+// never compared, so that a key that may not read can not find out bytes by guessing them. mu is held.
+func (u *Upload) relation(there *journal.Entry) (Op, error) {
+	if there == nil {
+		return OpCreate, u.takeOver()
+	}
+	if there.Fresh || there.Kind != KindFile {
+		return OpOverwrite, u.takeOver()
+	}
+	if !u.trunc && u.under != nil && u.under.ID == there.ID && u.base != nil {
+		gaps := u.ranges.gaps(there.Size)
+		untouched := len(gaps) == 1 && gaps[0] == extent{0, there.Size}
+		switch {
+		case u.visible < there.Size: // cut off
+			return OpOverwrite, u.takeOver()
+		case untouched && u.size == there.Size:
+			return OpRepeat, nil
+		case untouched:
+			return u.extends(there), u.takeOver()
+		case len(gaps) > 0:
+			return OpOverwrite, u.takeOver()
+		}
+	}
+	if err := u.takeOver(); err != nil {
+		return OpOverwrite, err
+	}
+	return u.compare(there)
+}
+
+// compare compares by hash. mu is held.
+func (u *Upload) compare(there *journal.Entry) (Op, error) {
+	if u.size < there.Size {
+		return OpOverwrite, nil
+	}
+	want, err := u.v.contentHash(there)
+	if err != nil {
+		return OpOverwrite, err
+	}
+	if u.size == there.Size {
+		h, err := u.hash()
+		if err == nil && h == want {
+			return OpRepeat, nil
+		}
+		return OpOverwrite, err
+	}
+	h, ok := u.digest.prefix()
+	if !ok || u.digest.mark != there.Size {
+		if h, err = hashContent(u.staged, there.Size); err != nil {
+			return OpOverwrite, err
+		}
+	}
+	if h == want {
+		return u.extends(there), nil
+	}
+	return OpOverwrite, nil
+}
+
+// extends says what a longer content with the same beginning is: only the key that made the shorter
+// one, and only within the resume window, extends.
+func (u *Upload) extends(there *journal.Entry) Op {
+	age := u.v.cfg.Now().Sub(there.Received)
+	p := u.v.Policy()
+	if there.Key == u.f.who.Key && age >= 0 && age < p.resumeWindow() {
+		return OpExtend
+	}
+	return OpOverwrite
+}
+
+// Abort ends an upload whose client is gone: what arrived is kept for the resume window.
+func (u *Upload) Abort() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return
+	}
+	u.closed = true
+	u.mu.Unlock()
+	u.writes.Wait()
+	u.mu.Lock()
+	defer u.release()
+	whole := u.whole()
+	if u.err != nil || u.locks || whole == 0 {
+		u.v.retract(u)
+		return
+	}
+	if err := u.takeOverPrefix(whole); err != nil {
+		u.v.retract(u)
+		return
+	}
+	u.v.interrupt(u)
+}
+
+// whole is how many bytes from the start arrived without a gap: what a client can resume from. mu is held.
+func (u *Upload) whole() int64 {
+	if len(u.ranges) == 0 || u.base == nil && u.ranges[0].from > 0 {
+		return 0
+	}
+	if u.base != nil { // base shows through the gaps: all is there up to the last byte written
+		return u.ranges[len(u.ranges)-1].to
+	}
+	return u.ranges[0].to
+}
+
+// takeOverPrefix makes the staged content exactly the first n bytes. mu is held.
+func (u *Upload) takeOverPrefix(n int64) error {
+	if u.size > n {
+		u.ranges.clip(n)
+		if d := u.digest; d.next > n {
+			d.spoil()
+		}
+	}
+	u.size = n
+	if err := u.takeOver(); err != nil {
+		return err
+	}
+	u.ranges = extents{{0, n}}
+	return u.staged.Truncate(n)
+}
+
+// Discard ends an upload that its client gave up: what arrived is dropped.
+func (u *Upload) Discard() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return
+	}
+	u.closed = true
+	u.mu.Unlock()
+	u.writes.Wait()
+	u.mu.Lock()
+	defer u.release()
+	u.v.retract(u)
+}

@@ -1,0 +1,652 @@
+package appendonly
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"vaultd/internal/journal"
+)
+
+// vaultDir is the reserved name under which the past is found; shortForms are further names for what
+// is in it, as long as no client's entry has them.
+const vaultDir = ".vault"
+
+var shortForms = map[string]string{".snapshots": "snapshots", ".at": "at", ".versions": "versions"}
+
+// virtualDirs are the directories of /.vault.
+var virtualDirs = []string{"at", "snapshots", "versions"}
+
+// snapshotName is what a snapshot may be called.
+var snapshotName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+// maxLinks is how many symbolic links one path may lead through.
+const maxLinks = 40
+
+// node is what a path leads to: an entry (live or past), a lock, an own unfinished upload, or a
+// directory of /.vault.
+type node struct {
+	entry *journal.Entry
+	loc   journal.Loc
+	when  Seq
+	rel   string // where the entry is, in its view
+	lock  *lockFile
+	up    *Upload
+	list  func(after string, n int) ([]Info, error) // of a virtual directory
+	name  string
+}
+
+// virtual reports whether rel lies in the past, and whether it names the reserved place itself.
+func (f *FS) virtual(rel string) (virtual, reserved bool) {
+	first, rest, _ := strings.Cut(rel, "/")
+	if first == vaultDir {
+		kind, _, _ := strings.Cut(rest, "/")
+		return true, !slices.Contains(virtualDirs, kind)
+	}
+	if _, short := shortForms[first]; !short || rest == "" {
+		return false, false // a client may make .snapshots, .at and .versions: the long form stays
+	}
+	e, err := f.v.entry(journal.Loc{Name: first})
+	return err == nil && e == nil, false
+}
+
+// lookup finds what path leads to, for reading. Links on the way are followed inside the tenant, in
+// the same view; the last one only with follow.
+func (f *FS) lookup(op Op, p string, follow bool) (node, error) {
+	rel, err := clean(op, p)
+	if err != nil {
+		return node{}, err
+	}
+	first, rest, _ := strings.Cut(rel, "/")
+	if first == vaultDir {
+		return f.inVault(op, rel, rest, follow)
+	}
+	if long, short := shortForms[first]; short {
+		e, err := f.v.entry(journal.Loc{Name: first})
+		if err != nil {
+			return node{}, err
+		}
+		if e == nil {
+			return f.inVault(op, rel, strings.TrimSuffix(long+"/"+rest, "/"), follow)
+		}
+	}
+	return f.walk(op, rel, journal.Now, follow)
+}
+
+// inVault finds rest below /.vault.
+func (f *FS) inVault(op Op, rel, rest string, follow bool) (node, error) {
+	kind, rest, _ := strings.Cut(rest, "/")
+	which, below, _ := strings.Cut(rest, "/")
+	missing := pathError(op, "/"+rel, fs.ErrNotExist)
+	switch {
+	case kind == "":
+		return virtualDir(vaultDir, virtualDirs...), nil
+	case kind == "versions":
+		return f.inVersions(op, rel, rest)
+	case kind != "snapshots" && kind != "at":
+		return node{}, missing
+	case which == "" && kind == "at":
+		return virtualDir("at"), nil // any time is an entry: none can be listed
+	case which == "":
+		return f.snapshotsDir()
+	}
+	when, err := f.instant(kind, which)
+	if err != nil {
+		return node{}, pathError(op, "/"+rel, err)
+	}
+	n, err := f.walk(op, below, when, follow)
+	if below == "" {
+		n.name = which
+	}
+	return n, err
+}
+
+// instant resolves the name of a snapshot or of a time. Times that depend on the present are resolved
+// once in a session.
+func (f *FS) instant(kind, which string) (Seq, error) {
+	if kind == "snapshots" {
+		snaps, err := f.v.idx.Snapshots()
+		if err != nil {
+			return 0, err
+		}
+		if which == "latest" && len(snaps) > 0 {
+			return snaps[len(snaps)-1].At, nil
+		}
+		for _, s := range snaps {
+			if s.Name == which {
+				return s.At, nil
+			}
+		}
+		return 0, fs.ErrNotExist
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if seq, ok := f.instants[which]; ok {
+		return seq, nil
+	}
+	seq, err := f.v.InstantAt(which)
+	if err != nil {
+		return 0, err
+	}
+	if len(f.instants) >= maxRemembered {
+		clear(f.instants)
+	}
+	f.instants[which] = seq
+	return seq, nil
+}
+
+// InstantAt returns the instant of a time: RFC 3339 (also with - for : in the time, as snapshots are
+// named), a date (its first second, UTC), or an age such as 90s, 30m, 2h, 3d, 1w (and sums: 1d12h). 0s is now.
+// It fails with fs.ErrNotExist for anything else.
+func (v *Vault) InstantAt(s string) (Seq, error) {
+	now := v.cfg.Now()
+	head := Seq(v.head.Load())
+	t, ok := parseTime(s, now)
+	if !ok {
+		return 0, fs.ErrNotExist
+	}
+	if !t.Before(now) {
+		return head, nil
+	}
+	seq, err := v.idx.At(t)
+	return min(seq, head), err
+}
+
+var (
+	ages    = regexp.MustCompile(`^([0-9]{1,6}[smhdw])+$`)
+	age     = regexp.MustCompile(`([0-9]+)([smhdw])`)
+	ageUnit = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "w": 7 * 24 * time.Hour}
+	dashed  = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d)-(\d\d)-(\d\d)`)
+)
+
+func parseTime(s string, now time.Time) (time.Time, bool) {
+	if len(s) <= 32 && ages.MatchString(s) {
+		for _, m := range age.FindAllStringSubmatch(s, -1) {
+			n, _ := strconv.Atoi(m[1])
+			now = now.Add(-time.Duration(n) * ageUnit[m[2]])
+		}
+		return now, true
+	}
+	s = dashed.ReplaceAllString(s, "$1:$2:$3")
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// walk finds rel in the tree as it is (Now) or was.
+func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
+	asked := rel
+	fail := func(err error) (node, error) { return node{}, pathError(op, "/"+asked, err) }
+	at := node{entry: journal.Root(), when: when}
+	rest := rel
+	for links := 0; rest != ""; {
+		name := rest
+		name, rest, _ = strings.Cut(rest, "/")
+		if at.entry.Kind != KindDir {
+			return fail(ErrNotDir)
+		}
+		loc := journal.Loc{Dir: at.entry.Dir, Name: name}
+		here := path.Join(at.rel, name)
+		e, err := f.v.idx.Lookup(loc, when)
+		if errors.Is(err, fs.ErrNotExist) {
+			if when == journal.Now && rest == "" {
+				if n, ok := f.unsealed(loc, here); ok {
+					return n, nil
+				}
+			}
+			return fail(fs.ErrNotExist)
+		}
+		if err != nil {
+			return node{}, err
+		}
+		if e.Kind == KindSymlink && (rest != "" || follow) {
+			if links++; links > maxLinks {
+				return fail(ErrLoop)
+			}
+			target := e.Target
+			if !strings.HasPrefix(target, "/") {
+				target = at.rel + "/" + target
+			}
+			next, err := clean(op, target+"/"+rest)
+			if err != nil {
+				return node{}, err
+			}
+			at, rest = node{entry: journal.Root(), when: when}, next
+			continue
+		}
+		at = node{entry: e, loc: loc, when: when, rel: here, name: name}
+	}
+	return at, nil
+}
+
+// unsealed finds what only this moment knows under a name: a lock, or an unfinished upload of this key.
+func (f *FS) unsealed(loc journal.Loc, rel string) (node, bool) {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	n := node{loc: loc, when: journal.Now, rel: rel, name: loc.Name, lock: f.v.scratch[loc]}
+	if n.lock == nil {
+		n.up = f.v.ownUpload(loc, f.who.Key)
+	}
+	return n, n.lock != nil || n.up != nil
+}
+
+func infoOf(name string, e *journal.Entry) Info {
+	return Info{Name: name, Kind: e.Kind, Size: e.Size, Meta: metaAt(e.Meta, e.Received), Nlink: 1, Target: e.Target,
+		From: e.From, Received: e.Received, Sealed: !e.Fresh}
+}
+
+func (f *FS) infoOfNode(n node) (Info, error) {
+	switch {
+	case n.list != nil:
+		return Info{Name: n.name, Kind: KindDir, Meta: Meta{Mode: 0o555, UID: Unset, GID: Unset, MTime: journal.Unix(0, 0)}, Nlink: 1, Sealed: true}, nil
+	case n.lock != nil:
+		return n.lock.info(n.name), nil
+	case n.up != nil:
+		return n.up.info(n.name), nil
+	}
+	info := infoOf(n.name, n.entry)
+	if n.entry.Linked && n.when == journal.Now {
+		links, err := f.v.idx.Links(n.entry.ID)
+		if err != nil {
+			return info, err
+		}
+		info.Nlink = len(links)
+	}
+	if n.loc == (journal.Loc{}) {
+		info.Meta.MTime = journal.Unix(0, 0)
+	}
+	return info, nil
+}
+
+// Stat describes path without following a symlink at its end.
+func (f *FS) Stat(path string) (Info, error) { return f.stat(path, false) }
+
+// StatFollow describes what path leads to. Links are followed inside the tenant only.
+func (f *FS) StatFollow(path string) (Info, error) { return f.stat(path, true) }
+
+func (f *FS) stat(path string, follow bool) (Info, error) {
+	n, err := f.lookup(OpStat, path, follow)
+	if err != nil {
+		return Info{}, err
+	}
+	return f.infoOfNode(n)
+}
+
+// Readlink returns the target of a symlink, as it was stored.
+func (f *FS) Readlink(path string) (string, error) {
+	n, err := f.lookup(OpStat, path, false)
+	if err != nil {
+		return "", err
+	}
+	if n.entry == nil || n.entry.Kind != KindSymlink {
+		return "", pathError(OpStat, path, ErrNotSymlink)
+	}
+	return n.entry.Target, nil
+}
+
+// Resolve cleans path; the answer is absolute. Links are left as they are: a client that lists one
+// and asks for it again means the link.
+func (f *FS) Resolve(path string) (string, error) {
+	rel, err := clean(OpStat, path)
+	return "/" + rel, err
+}
+
+// Open opens a file for reading, following links inside the tenant.
+func (f *FS) Open(path string) (*File, error) {
+	if err := f.may(Query{Op: OpRead}, path); err != nil {
+		return nil, err
+	}
+	return f.open(OpRead, path)
+}
+
+func (f *FS) open(op Op, path string) (*File, error) {
+	n, err := f.lookup(op, path, true)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.infoOfNode(n)
+	switch {
+	case err != nil:
+		return nil, err
+	case n.lock != nil:
+		return &File{content: lockReader{newLockContent(n.lock.data...)}, info: info}, nil
+	case n.up != nil:
+		return nil, pathError(op, path, fs.ErrNotExist)
+	case info.Kind == KindDir:
+		return nil, pathError(op, path, ErrIsDir)
+	case info.Kind != KindFile:
+		return nil, pathError(op, path, ErrNotRegular)
+	}
+	if op == OpHash {
+		q := Query{Op: OpHash, Role: f.who.Role, Own: n.entry.Key == f.who.Key}
+		if verdict := Decide(q); verdict.Effect == Deny {
+			return nil, denied(op, path, verdict)
+		}
+	}
+	return f.openEntry(path, n.entry, info)
+}
+
+func (f *FS) openEntry(path string, e *journal.Entry, info Info) (*File, error) {
+	void, err := f.v.idx.Void(e.ID)
+	if err != nil {
+		return nil, err
+	}
+	if void {
+		return nil, pathError(OpRead, path, ErrQuarantined)
+	}
+	c, err := f.v.vol.Open(e.ID)
+	if errors.Is(err, fs.ErrNotExist) { // it moves from staging to the store: once more
+		c, err = f.v.vol.Open(e.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Size() != e.Size { // never serve as good what is not what was recorded
+		c.Close()
+		return nil, pathError(OpRead, path, ErrQuarantined)
+	}
+	return &File{content: c, info: info, id: e.ID}, nil
+}
+
+// Hash computes a digest of a file's content with h. A push key may ask for what it made itself.
+func (f *FS) Hash(path string, h io.Writer) error {
+	r, err := f.open(OpHash, path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(r, 0, r.info.Size), make([]byte, 256<<10))
+	return err
+}
+
+// OpenDir opens a directory for listing, following links.
+func (f *FS) OpenDir(path string) (*Dir, error) {
+	n, err := f.lookup(OpList, path, true)
+	if err != nil {
+		return nil, err
+	}
+	if n.list == nil && (n.entry == nil || n.entry.Kind != KindDir) {
+		return nil, pathError(OpList, path, ErrNotDir)
+	}
+	info, err := f.infoOfNode(n)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{info: info, list: n.list}
+	if n.list == nil {
+		d.list = func(after string, count int) ([]Info, error) { return f.listDir(n, after, count) }
+	}
+	return d, nil
+}
+
+// listDir lists a real directory; live, the locks in it come among the others.
+func (f *FS) listDir(n node, after string, count int) ([]Info, error) {
+	entries, err := f.v.idx.List(n.entry.Dir, n.when, after, count)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Info, len(entries), len(entries)+1)
+	for i, e := range entries {
+		out[i] = infoOf(e.Name, e.Entry)
+	}
+	if n.when != journal.Now {
+		return out, nil
+	}
+	locks := f.v.locksIn(n.entry.Dir, after)
+	if len(locks) == 0 {
+		return out, nil
+	}
+	out = append(out, locks...)
+	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
+	out = slices.CompactFunc(out, func(a, b Info) bool { return a.Name == b.Name })
+	return out[:min(len(out), count)], nil
+}
+
+// locksIn lists the locks of a directory that come after a name.
+func (v *Vault) locksIn(dir journal.DirID, after string) []Info {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var out []Info
+	for at, l := range v.scratch {
+		if at.Dir == dir && at.Name > after {
+			out = append(out, l.info(at.Name))
+		}
+	}
+	return out
+}
+
+// Dir is an open directory. It is used by one goroutine at a time.
+type Dir struct {
+	info  Info
+	list  func(after string, n int) ([]Info, error)
+	after string
+	done  bool
+}
+
+// Next returns up to n further entries, sorted by name bytes, without "." and ".."; at the end none and io.EOF.
+func (d *Dir) Next(n int) ([]Info, error) {
+	if d.done {
+		return nil, io.EOF
+	}
+	out, err := d.list(d.after, n)
+	if err != nil {
+		return nil, err
+	}
+	if len(out) == 0 {
+		d.done = true
+		return nil, io.EOF
+	}
+	d.after = out[len(out)-1].Name
+	return out, nil
+}
+
+// Stat describes the directory itself.
+func (d *Dir) Stat() Info { return d.info }
+
+// virtualDir is a directory of fixed names.
+func virtualDir(name string, names ...string) node {
+	infos := make([]Info, len(names))
+	for i, n := range names {
+		infos[i] = Info{Name: n, Kind: KindDir, Meta: Meta{Mode: 0o555, UID: Unset, GID: Unset, MTime: journal.Unix(0, 0)}, Nlink: 1, Sealed: true}
+	}
+	return listOf(name, infos)
+}
+
+func listOf(name string, infos []Info) node {
+	slices.SortFunc(infos, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
+	return node{name: name, list: func(after string, n int) ([]Info, error) {
+		i, found := slices.BinarySearchFunc(infos, after, func(x Info, s string) int { return strings.Compare(x.Name, s) })
+		if found {
+			i++
+		}
+		return infos[i:min(i+n, len(infos))], nil
+	}}
+}
+
+func (f *FS) snapshotsDir() (node, error) {
+	snaps, err := f.v.idx.Snapshots()
+	if err != nil {
+		return node{}, err
+	}
+	infos := make([]Info, 0, len(snaps)+1)
+	dir := func(name string, t time.Time) Info {
+		return Info{Name: name, Kind: KindDir, Meta: Meta{Mode: 0o555, UID: Unset, GID: Unset, MTime: journal.At(t)}, Nlink: 1, Sealed: true}
+	}
+	for _, s := range snaps {
+		infos = append(infos, dir(s.Name, s.Time))
+	}
+	if n := len(snaps); n > 0 {
+		infos = append(infos, dir("latest", snaps[n-1].Time))
+	}
+	return listOf("snapshots", infos), nil
+}
+
+// Snapshots lists the tenant's snapshots, oldest first.
+func (f *FS) Snapshots() ([]SnapshotInfo, error) { return f.v.Snapshots() }
+
+// SnapshotInfo is a name for an instant.
+type SnapshotInfo struct {
+	Name string
+	At   Seq
+	Time time.Time
+	Kind string // push, manual, or the schedule that made it
+}
+
+// inVersions finds rest below /.vault/versions: every name that ever was, as a directory that holds
+// its versions, and what is below it.
+func (f *FS) inVersions(op Op, rel, rest string) (node, error) {
+	n, err := f.everNode(rest)
+	if !errors.Is(err, fs.ErrNotExist) || rest == "" {
+		return n, err
+	}
+	parent, name := split(rest)
+	versions, err := f.versions(parent)
+	if err != nil {
+		return node{}, pathError(op, "/"+rel, fs.ErrNotExist)
+	}
+	for _, v := range versions {
+		if v.Kind == KindFile && versionName(v) == name {
+			return node{entry: v.entry, when: v.From, rel: parent, name: name}, nil
+		}
+	}
+	return node{}, pathError(op, "/"+rel, fs.ErrNotExist)
+}
+
+// everNode is the directory of a name that is or was.
+func (f *FS) everNode(rel string) (node, error) {
+	_, name := split(rel)
+	var infos []Info
+	if rel != "" {
+		versions, err := f.versions(rel)
+		if err != nil {
+			return node{}, err
+		}
+		if len(versions) == 0 {
+			return node{}, fs.ErrNotExist
+		}
+		for _, v := range versions {
+			if v.Kind == KindFile {
+				i := v.Info
+				i.Name = versionName(v)
+				infos = append(infos, i)
+			}
+		}
+	}
+	if dir, err := f.v.idx.EverDir(rel); err == nil {
+		return node{name: name, list: func(after string, n int) ([]Info, error) {
+			return f.listEver(dir, infos, after, n)
+		}}, nil
+	}
+	return listOf(name, infos), nil
+}
+
+// listEver lists the versions of a name that was both a file and a directory, then what is in the directory.
+func (f *FS) listEver(dir journal.DirID, own []Info, after string, n int) ([]Info, error) {
+	names, err := f.v.idx.EverNames(dir, after, n)
+	if err != nil {
+		return nil, err
+	}
+	below := virtualDir("", names...)
+	out, err := below.list("", len(names))
+	if len(own) == 0 || err != nil {
+		return out, err
+	}
+	mine, err := listOf("", own).list(after, n)
+	out = append(slices.Clone(out), mine...)
+	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
+	return out[:min(len(out), n)], err
+}
+
+// versionName is the name of a version's file: since when, and the instant that makes it unique.
+func versionName(v Version) string {
+	return fmt.Sprintf("%s-%d", v.Since.UTC().Format("2006-01-02T15-04-05Z"), v.From)
+}
+
+// Version is one thing that a name stood for.
+type Version struct {
+	Info
+	Since  time.Time // server's clock at From
+	To     Seq       // instant from which it did not any more; journal.Now while live
+	Gone   time.Time // server's clock at To; zero while live
+	SHA256 string    // hex; empty for what has no content or no hash yet
+	Key    string    // who made it
+	entry  *journal.Entry
+}
+
+// Live reports whether the name still stands for v.
+func (v Version) Live() bool { return v.To == journal.Now }
+
+// Versions lists what path stood for, newest first: what its name in its directory stood for, also
+// where name or directory are gone.
+func (f *FS) Versions(path string) ([]Version, error) {
+	rel, err := clean(OpList, path)
+	if err != nil {
+		return nil, err
+	}
+	out, err := f.versions(rel)
+	if err == nil && len(out) == 0 {
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = pathError(OpList, "/"+rel, fs.ErrNotExist)
+	}
+	return out, err
+}
+
+func (f *FS) versions(rel string) ([]Version, error) {
+	if rel == "" {
+		return nil, fs.ErrNotExist
+	}
+	parent, name := split(rel)
+	dir, err := f.v.idx.EverDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	have, err := f.v.idx.Versions(journal.Loc{Dir: dir, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	var out []Version
+	for _, h := range have {
+		if h.Fresh {
+			continue
+		}
+		v := Version{Info: infoOf(name, h.Entry), Since: h.Since, To: h.To, Gone: h.Gone, Key: h.Key, entry: h.Entry}
+		hash, err := f.v.idx.Hash(h.Entry)
+		if err != nil {
+			return nil, err
+		}
+		if !hash.IsZero() {
+			v.SHA256 = hash.String()
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// Usage is the tenant's account, in bytes and counts.
+type Usage struct {
+	Live, Versions, Staging, Journal int64 // bytes charged
+	Files                            int64 // live names, directories included
+	Limit                            int64 // hard limit in bytes; 0 is none
+	FilesLimit                       int64 // 0 is none
+}
+
+// Used is what is charged against Limit.
+func (u Usage) Used() int64 { return u.Live + u.Versions + u.Staging + u.Journal }
+
+// Usage returns the tenant's account.
+func (f *FS) Usage() Usage { return f.v.Usage() }
+
+// Statfs returns the tenant's own numbers: its limit, or what the disk has where that is less.
+func (f *FS) Statfs() (Space, error) { return f.v.vol.Space() }
