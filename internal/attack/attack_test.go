@@ -20,7 +20,7 @@ func modelEnv(versioned bool, faults ...string) *attack.Env {
 	small := newModel(versioned, now, 4<<20, faults...)
 	return &attack.Env{
 		Owner: m.client("k1"), Twin: m.client("k1"), Thief: m.client("k2"), Neighbour: m.neighbour.client("k3"),
-		Versioned: versioned, Limit: 1 << 30, Small: small.client("k1"), SmallLimit: 4 << 20, Now: now,
+		Versioned: versioned, Limit: 1 << 30, Small: small.client("k1"), SmallLimit: 4 << 20, Now: now, Patience: 30 * time.Millisecond,
 		Snapshot: func(_ context.Context, name string) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -30,9 +30,9 @@ func modelEnv(versioned bool, faults ...string) *attack.Env {
 	}
 }
 
-func run(t testing.TB, e *attack.Env) map[string]attack.Result {
+func run(t testing.TB, e *attack.Env, cases []attack.Case) map[string]attack.Result {
 	t.Helper()
-	results, err := attack.Run(t.Context(), e, attack.Cases())
+	results, err := attack.Run(t.Context(), e, cases)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func run(t testing.TB, e *attack.Env) map[string]attack.Result {
 func TestSoundVaultHolds(t *testing.T) {
 	for _, mode := range []string{"strict", "versioned"} {
 		t.Run(mode, func(t *testing.T) {
-			for _, r := range run(t, modelEnv(mode == "versioned")) {
+			for _, r := range run(t, modelEnv(mode == "versioned"), attack.Cases()) {
 				if r.Outcome != attack.Held {
 					t.Errorf("%s: %v: %v", r.Name, r.Outcome, r.Err)
 				}

@@ -33,6 +33,8 @@ type Env struct {
 	Snapshot func(ctx context.Context, name string) error
 	// Now is the server's clock; nil is this machine's.
 	Now func() time.Time
+	// Patience is how long the suite waits for the server to notice a lost connection; default 5 s.
+	Patience time.Duration
 	// Root is the directory below which the suite works; it must exist. Default: the tenant's root.
 	Root string
 
@@ -320,10 +322,14 @@ func differ(want, got []byte) string {
 	return fmt.Sprintf("%d bytes instead of %d", len(got), len(want))
 }
 
-// eventually repeats f for at most 5 s until it succeeds: for what follows a lost connection, which the
+// eventually repeats f until it succeeds or patience ends: for what follows a lost connection, which the
 // server notices when it does.
-func eventually(f func() error) error {
-	deadline := time.Now().Add(5 * time.Second)
+func (e *Env) eventually(f func() error) error {
+	patience := e.Patience
+	if patience == 0 {
+		patience = 5 * time.Second
+	}
+	deadline := time.Now().Add(patience)
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {

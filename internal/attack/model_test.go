@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,8 +27,10 @@ type model struct {
 	used      int64
 	fault     map[string]bool
 	now       func() time.Time
-	times     []time.Time        // of sequence number i
-	hist      map[string][]span  // by absolute path
+	times     []time.Time         // of sequence number i
+	hist      map[string][]span   // by absolute path
+	names     map[string][]string // every name that a directory ever had
+	views     int
 	pending   map[string]*upload // interrupted uploads by path
 	open      []*upload          // for the fault "claim"
 	snaps     map[string]int
@@ -63,6 +66,7 @@ var (
 	errDenied = fmt.Errorf("denied: %w", fs.ErrPermission)
 	errQuota  = errors.New("quota exceeded")
 	tempName  = regexp.MustCompile(`(\.filepart|\.partial|-restic-temp-[0-9a-f]{32})$|^\.in\.`)
+	hostPath  = regexp.MustCompile(`^/(etc|proc|dev|usr|tmp)(/|$)`)
 	lockPath  = regexp.MustCompile(`^(.*)/locks/[0-9a-f]{64}$`)
 )
 
@@ -78,8 +82,8 @@ func clock() func() time.Time {
 }
 
 func newModel(versioned bool, now func() time.Time, limit int64, faults ...string) *model {
-	m := &model{versioned: versioned, limit: limit, now: now, fault: map[string]bool{}, hist: map[string][]span{},
-		pending: map[string]*upload{}, snaps: map[string]int{}}
+	m := &model{versioned: versioned, limit: limit, now: now, fault: map[string]bool{}, hist: map[string][]span{}, names: map[string][]string{},
+		pending: map[string]*upload{}, snaps: map[string]int{}, inos: 1}
 	for _, f := range faults {
 		m.fault[f] = true
 	}
@@ -88,6 +92,9 @@ func newModel(versioned bool, now func() time.Time, limit int64, faults ...strin
 }
 
 func (m *model) set(p string, n *node) {
+	if m.hist[p] == nil {
+		m.names[path.Dir(p)] = append(m.names[path.Dir(p)], path.Base(p))
+	}
 	m.hist[p] = append(m.hist[p], span{len(m.times), n})
 	m.times = append(m.times, m.now())
 	if m.fault["past-follows"] { // the past is a copy of the present
@@ -107,9 +114,9 @@ func (m *model) at(p string, seq int) *node {
 
 func (m *model) children(p string, seq int) []string {
 	var names []string
-	for q := range m.hist {
-		if q != "/" && path.Dir(q) == p && m.at(q, seq) != nil {
-			names = append(names, path.Base(q))
+	for _, n := range m.names[p] {
+		if n != "/" && m.at(path.Join(p, n), seq) != nil {
+			names = append(names, n)
 		}
 	}
 	return names
@@ -133,18 +140,16 @@ func (m *model) view(p string) (seq int, rest string, err error) {
 	case "at":
 		t, err := time.Parse(time.RFC3339, f[2])
 		if s, serr := strconv.Atoi(strings.TrimSuffix(f[2], "s")); serr == nil && s >= 0 {
+			m.views++
 			t, err = m.now().Add(-time.Duration(s)*time.Second), nil
+		}
+		if err != nil && m.fault["odd-instants"] || m.views > 100 && m.fault["views-leak"] {
+			return 0, "", attack.ErrLost
 		}
 		if err != nil {
 			break
 		}
-		seq := -1
-		for i, made := range m.times {
-			if !made.After(t) {
-				seq = i
-			}
-		}
-		return seq, rest, nil
+		return sort.Search(len(m.times), func(i int) bool { return m.times[i].After(t) }) - 1, rest, nil
 	}
 	return 0, "", fs.ErrNotExist
 }
@@ -190,6 +195,9 @@ func (m *model) resolve(p string, last bool) (string, int, *node, error) {
 		for i, c := range todo {
 			done = path.Join(done, c)
 			n := m.at(done, seq)
+			if n == nil && m.fault["host"] && hostPath.MatchString(rest) {
+				return rest, seq, hostNode(rest), nil
+			}
 			if n == nil {
 				return "", 0, nil, fs.ErrNotExist
 			}
@@ -209,12 +217,29 @@ func (m *model) resolve(p string, last bool) (string, int, *node, error) {
 		}
 		p = path.Clean(next)
 	}
+	if m.fault["loops-hang"] {
+		return "", 0, nil, attack.ErrLost
+	}
 	return "", 0, nil, errors.New("too many links")
+}
+
+// hostNode is what the fault "host" lets be seen of the host.
+func hostNode(p string) *node {
+	if slices.Contains([]string{"etc", "usr", "tmp", "fd", "shm", "cwd"}, path.Base(p)) {
+		return &node{mode: dir | 0o755}
+	}
+	return &node{mode: regular | 0o644, data: []byte("root:x:0:0")}
 }
 
 // target cleans a path that is to be changed: no link is followed to it and nothing reserved is it.
 func (m *model) target(p string) (string, error) {
-	if m.fault["follow"] {
+	if strings.Count(p, "/d") > 50 && m.fault["deep-crashes"] {
+		return "", attack.ErrLost
+	}
+	if q, seq, _, err := m.resolve(p, true); m.fault["views-writable"] && err == nil && seq != live {
+		return q, nil
+	}
+	if m.fault["follow"] && path.Clean("/"+p) != "/" {
 		if q, seq, n, err := m.resolve(p, true); err == nil && seq == live && n.mode&0o170000 == regular {
 			return q, nil
 		}
@@ -294,7 +319,7 @@ func (m *model) publish(p, key string, data []byte) error {
 			longer = bytes.HasPrefix(data, old.data)
 		}
 		switch {
-		case old.mode&0o170000 == dir:
+		case old.mode&0o170000 == dir && !m.fault["made-over"]:
 			return errors.New("is a directory")
 		case same && old.mode&0o170000 == regular && !m.fault["reput-refused"]:
 			return nil

@@ -14,6 +14,7 @@ import (
 // modelClient is one key's session with a model.
 type modelClient struct {
 	m    *model
+	home *model // m, where the fault "escape" has not led elsewhere
 	key  string
 	open map[*upload]bool
 }
@@ -31,19 +32,17 @@ type upload struct {
 var _ attack.Client = (*modelClient)(nil)
 
 func (m *model) client(key string) *modelClient {
-	return &modelClient{m: m, key: key, open: map[*upload]bool{}}
+	return &modelClient{m: m, home: m, key: key, open: map[*upload]bool{}}
 }
 
 // lock takes the vault's lock and returns the vault that p leads to: another with the fault "escape".
 func (c *modelClient) lock(p *string) func() {
-	c.m.mu.Lock()
-	if c.m.fault["escape"] && c.m.neighbour != nil && strings.Contains(*p, "..") {
-		here := c.m
-		c.m = here.neighbour
+	c.home.mu.Lock()
+	if c.home.fault["escape"] && strings.Contains(*p, "..") {
+		c.m = c.home.neighbour
 		*p = (*p)[strings.LastIndex(*p, "..")+2:]
-		return func() { c.m = here; here.mu.Unlock() }
 	}
-	return c.m.mu.Unlock
+	return func() { c.m = c.home; c.home.mu.Unlock() }
 }
 
 // answer is where the fault "silent" turns refusals into success.
@@ -62,16 +61,19 @@ func (c *modelClient) Put(p string, data []byte) error {
 	return errors.Join(h.WriteAt(data, 0), h.Close())
 }
 
-func (c *modelClient) Open(p string, f attack.Flag, _ attack.Attrs) (attack.Handle, error) {
+func (c *modelClient) Open(p string, f attack.Flag, a attack.Attrs) (attack.Handle, error) {
 	defer c.lock(&p)()
 	m := c.m
 	if f&attack.Write == 0 {
-		_, _, n, err := m.resolve(p, true)
+		q, _, n, err := m.resolve(p, true)
 		if err != nil {
 			return nil, err
 		}
 		if n.mode&0o170000 != regular {
 			return nil, errors.New("not a file")
+		}
+		if m.fault["read-truncates"] && f&attack.Truncate != 0 {
+			m.set(q, &node{mode: n.mode})
 		}
 		return &upload{c: c, p: p, data: n.data, append: -1}, nil
 	}
@@ -94,8 +96,9 @@ func (c *modelClient) Open(p string, f attack.Flag, _ attack.Attrs) (attack.Hand
 		return nil, fs.ErrNotExist
 	case old != nil && f&attack.Exclusive != 0 && !m.fault["exclusive"]:
 		return nil, fs.ErrExist
-	case old != nil && old.mode&0o170000 == dir:
+	case old != nil && old.mode&0o170000 == dir && !m.fault["made-over"]:
 		return nil, errors.New("is a directory")
+	case old != nil && m.fault["open-empties"]:
 	case f&attack.Truncate == 0 && old != nil:
 		u.data = append([]byte(nil), old.data...)
 	case f&attack.Truncate == 0 && mine != nil:
@@ -105,6 +108,9 @@ func (c *modelClient) Open(p string, f attack.Flag, _ attack.Attrs) (attack.Hand
 		if err := m.publish(p, c.key, nil); err != nil {
 			return nil, err
 		}
+	}
+	if m.fault["open-attrs"] && old != nil && a.Mode != nil {
+		m.setMeta(p, old, a)
 	}
 	if f&attack.Append != 0 {
 		u.append = len(u.data)
@@ -155,13 +161,14 @@ func (c *modelClient) List(p string) ([]attack.Info, error) {
 	if err != nil || n.mode&0o170000 != dir {
 		return nil, errors.Join(err, errors.New("not a directory"))
 	}
-	if n.mode&0o777 == 0 && seq == live && c.m.fault["mode-blocks"] {
+	if (n.mode&0o777 == 0 || c.m.at("/", live).mode&0o777 == 0) && seq == live && c.m.fault["mode-blocks"] {
 		return nil, errDenied
 	}
 	for _, name := range c.m.children(q, seq) {
 		i := c.m.at(path.Join(q, name), seq).info()
 		if i.Name = name; c.m.fault["names-cleaned"] {
 			i.Name = strings.ToValidUTF8(strings.TrimSpace(strings.Map(printable, name)), "?")
+			i.Name = i.Name[:min(len(i.Name), 254)]
 		}
 		list = append(list, i)
 	}
@@ -169,7 +176,7 @@ func (c *modelClient) List(p string) ([]attack.Info, error) {
 }
 
 func printable(r rune) rune {
-	if r < ' ' || r == 0x7f {
+	if r < ' ' || r == 0x7f || r == '$' || r == '*' {
 		return -1
 	}
 	return r
@@ -185,7 +192,7 @@ func (n *node) info() attack.Info {
 
 func (c *modelClient) stat(p string, follow bool) (attack.Info, error) {
 	defer c.lock(&p)()
-	q, seq, n, err := c.m.resolve(p, follow)
+	_, seq, n, err := c.m.resolve(p, follow)
 	if u := c.m.pending[path.Clean("/"+p)]; err != nil && u != nil && (u.c.key == c.key || c.m.fault["uploads-shared"]) {
 		return attack.Info{Mode: regular, Size: uint64(len(u.data))}, nil
 	}
@@ -198,7 +205,6 @@ func (c *modelClient) stat(p string, follow bool) (attack.Info, error) {
 			return n.info(), nil
 		}
 	}
-	_ = q
 	if err != nil {
 		return attack.Info{}, err
 	}
@@ -255,6 +261,13 @@ func (m *model) setMeta(p string, n *node, a attack.Attrs) {
 		next.uid, next.gid = *a.UID, *a.GID
 	}
 	m.set(p, &next)
+	if m.fault["in-place"] {
+		for q := range m.hist {
+			if o := m.at(q, live); o != nil && q != p && o.ino == n.ino && o.mode&0o170000 == regular {
+				m.set(q, &next)
+			}
+		}
+	}
 }
 
 func (c *modelClient) Remove(p string) error {
@@ -277,6 +290,11 @@ func (c *modelClient) Remove(p string) error {
 	}
 	if err := m.may(p, c.key, n, "remove"); err != nil {
 		return c.answer(err)
+	}
+	for q := range m.hist {
+		if o := m.at(q, live); m.fault["remove-by-content"] && o != nil && o.ino == n.ino {
+			m.set(q, nil)
+		}
 	}
 	m.set(p, nil)
 	return nil
@@ -339,6 +357,7 @@ func (c *modelClient) Symlink(target, p string) error {
 func (c *modelClient) Link(old, p string) error {
 	defer c.lock(&old)()
 	_, _, n, err := c.m.resolve(old, false)
+	c.m = c.home
 	if err != nil {
 		return err
 	}

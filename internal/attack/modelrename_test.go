@@ -26,8 +26,9 @@ func (c *modelClient) rename(from, to string, replace bool) error {
 	switch {
 	case n == nil:
 		return fs.ErrNotExist
-	case from == to && m.fault["rename-self"]:
+	case m.fault["rename-self"] && (from == to || replace && old != nil && old.ino == n.ino):
 		m.set(from, nil)
+		m.set(to, nil)
 		return nil
 	case from == to:
 		return nil

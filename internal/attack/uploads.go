@@ -212,7 +212,7 @@ func (a *act) interrupted(name string) (string, error) {
 	if err := a.env.Owner.Drop(); err != nil {
 		return p, setup("drop", err)
 	}
-	return p, setup("see the own interrupted upload", eventually(func() error {
+	return p, setup("see the own interrupted upload", a.env.eventually(func() error {
 		info, err := a.env.Owner.Stat(p)
 		if err == nil && info.Size != 1024 {
 			err = fmt.Errorf("it has %d bytes", info.Size)
