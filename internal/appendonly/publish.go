@@ -57,7 +57,11 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	if verdict.Effect == Ignore {
 		return true, v.repeat(u, &s)
 	}
-	r := u.record(op, rel, v.staysFresh(&s))
+	if err := u.staged.Close(); err != nil { // what has a name has no write descriptor
+		return false, err
+	}
+	u.staged = nil
+	r := u.record(rel, v.staysFresh(&s))
 	if err := v.place(u.f, r, &s); err != nil {
 		return false, err
 	}
@@ -82,7 +86,7 @@ func (v *Vault) livePath(at journal.Loc) (string, error) {
 }
 
 // record describes u's content for the journal. u.mu is held.
-func (u *Upload) record(op Op, rel string, fresh bool) *journal.Record {
+func (u *Upload) record(rel string, fresh bool) *journal.Record {
 	r := u.f.record(journal.OpCreate, rel)
 	r.Kind, r.ID, r.Size, r.Meta, r.Fresh = journal.KindFile, u.id, u.size, u.meta, fresh
 	if h, ok := u.digest.result(u.size); ok {
