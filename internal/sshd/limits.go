@@ -1,0 +1,202 @@
+package sshd
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Limits bound what strangers and tenants can hold. Zero means the default, negative means no limit.
+// None is security against a thief of a key: they keep one address or tenant from starving the others.
+type Limits struct {
+	// LoginGrace is how long a connection may exist before its login, from accept. Default 30 s.
+	LoginGrace time.Duration
+	// MaxAuthTries is how many failed attempts a connection may make. Default 6.
+	MaxAuthTries int
+	// PreAuthPerAddress and PreAuthTotal bound connections that have not logged in, handshakes
+	// included; an IPv6 address counts as its /64. Excess is closed before key exchange.
+	// Default 20 (rclone opens 16 at once) and 100.
+	PreAuthPerAddress, PreAuthTotal int
+	// ConnsPerTenant bounds connections that are logged in. Default 128.
+	ConnsPerTenant int
+	// SessionsPerConn and SessionsPerTenant bound open channels. Default 64 and 256.
+	SessionsPerConn, SessionsPerTenant int
+	// KeepAlive is the silence after which the client is asked for a sign of life; after
+	// KeepAliveMissed such times without a byte from it the connection is cut. Default 30 s and 4.
+	KeepAlive       time.Duration
+	KeepAliveMissed int
+	// Idle ends a connection without sessions, SessionIdle one with sessions, on which nothing
+	// happened: no session byte either way, no request of the client (its own keepalives are
+	// requests). A backup of unchanged data can be silent for hours. Default 1 h and 24 h.
+	Idle, SessionIdle time.Duration
+	// Drain is how long sessions get to end when the server stops. Default 20 s.
+	Drain time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	fill(&l.LoginGrace, 30*time.Second)
+	fill(&l.MaxAuthTries, 6)
+	fill(&l.PreAuthPerAddress, 20)
+	fill(&l.PreAuthTotal, 100)
+	fill(&l.ConnsPerTenant, 128)
+	fill(&l.SessionsPerConn, 64)
+	fill(&l.SessionsPerTenant, 256)
+	fill(&l.KeepAlive, 30*time.Second)
+	fill(&l.KeepAliveMissed, 4)
+	fill(&l.Idle, time.Hour)
+	fill(&l.SessionIdle, 24*time.Hour)
+	fill(&l.Drain, 20*time.Second)
+	l.Drain = max(l.Drain, 0)
+	return l
+}
+
+func fill[T int | time.Duration](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// over reports whether n things are more than limit allows.
+func over(n, limit int) bool { return limit >= 0 && n > limit }
+
+var (
+	errTotal   = errors.New("too many connections before login")
+	errAddress = errors.New("too many connections before login from this address")
+)
+
+// addrKey is what PreAuthPerAddress counts by: an IPv4 address, an IPv6 /64; the zero Prefix for
+// what is not IP.
+func addrKey(a netip.Addr) netip.Prefix {
+	bits := 64
+	if a.Is4() {
+		bits = 32
+	}
+	p, _ := a.WithZone("").Prefix(bits)
+	return p
+}
+
+// admit counts a new connection in, or says why not. The login grace begins here.
+func (s *Server) admit(nc net.Conn) (*conn, error) {
+	c := newConn(s, nc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.draining:
+		return nil, errDraining
+	case over(s.pre+1, s.cfg.Limits.PreAuthTotal):
+		return nil, errTotal
+	case over(s.preAddr[c.key]+1, s.cfg.Limits.PreAuthPerAddress):
+		return nil, errAddress
+	}
+	s.pre++
+	s.preAddr[c.key]++
+	s.active++
+	s.conns[c] = struct{}{}
+	if d := s.cfg.Limits.LoginGrace; d >= 0 {
+		// A timer and not a deadline: gliderlabs resets deadlines at every read and write.
+		c.grace = time.AfterFunc(d, func() { s.graceOver(c) })
+	}
+	return c, nil
+}
+
+// graceOver closes a connection that has not logged in in time.
+func (s *Server) graceOver(c *conn) {
+	s.mu.Lock()
+	late := c.login == nil
+	c.late = late
+	s.mu.Unlock()
+	if late {
+		c.Close()
+	}
+}
+
+// enter turns a connection into one of a tenant's. It is the only place that sets c.login.
+func (s *Server) enter(c *conn, l *Login) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining || c.gone || c.late {
+		return errDraining
+	}
+	u := s.tenants[l.Tenant]
+	if u == nil {
+		u = &usage{}
+		s.tenants[l.Tenant] = u
+	}
+	if limit := s.cfg.Limits.ConnsPerTenant; over(u.conns+1, limit) {
+		return &RefusedError{Why: fmt.Sprintf("too many connections of this tenant (limit %d)", limit)}
+	}
+	u.conns++
+	s.leavePre(c)
+	c.login = l
+	return nil
+}
+
+// leavePre uncounts a connection that waited for its login. s.mu is held.
+func (s *Server) leavePre(c *conn) {
+	s.pre--
+	if s.preAddr[c.key]--; s.preAddr[c.key] == 0 {
+		delete(s.preAddr, c.key)
+	}
+}
+
+// closed uncounts c; conn.Close calls it once.
+func (s *Server) closed(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.gone = true
+	if c.cut != nil {
+		c.cut.Stop()
+	}
+	delete(s.conns, c)
+	if c.login == nil {
+		s.leavePre(c)
+		return
+	}
+	s.tenants[c.login.Tenant].conns--
+	s.forget(c.login.Tenant)
+}
+
+// forget drops a tenant's counts when there is nothing left to count. s.mu is held.
+func (s *Server) forget(tenant string) {
+	if u := s.tenants[tenant]; u != nil && *u == (usage{}) {
+		delete(s.tenants, tenant)
+	}
+}
+
+// openSession counts a channel in, or says why not. closeSession must follow.
+func (s *Server) openSession(c *conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.cfg.Limits
+	u := s.tenants[c.login.Tenant]
+	switch {
+	case c.ending != nil:
+		return c.ending
+	case c.gone || u == nil:
+		return net.ErrClosed
+	case over(c.sessions+1, l.SessionsPerConn):
+		return fmt.Errorf("too many sessions on this connection (limit %d)", l.SessionsPerConn)
+	case over(u.sessions+1, l.SessionsPerTenant):
+		return fmt.Errorf("too many sessions of this tenant (limit %d)", l.SessionsPerTenant)
+	}
+	c.sessions++
+	u.sessions++
+	s.active++
+	return nil
+}
+
+// closeSession uncounts a channel. The last one of a connection that is to end closes it.
+func (s *Server) closeSession(c *conn) {
+	s.mu.Lock()
+	c.sessions--
+	s.tenants[c.login.Tenant].sessions--
+	s.forget(c.login.Tenant)
+	last := c.ending != nil && c.sessions == 0
+	s.mu.Unlock()
+	if last {
+		c.Close()
+	}
+	s.done()
+}
