@@ -36,10 +36,16 @@ func Dial(dir string) (*Client, error) {
 	return c, probe.Close()
 }
 
+// dialError marks what failed before there was a connection.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return "reach server: " + e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
 func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
 	d, err := openDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reach server: %w", err)
+		return nil, &dialError{err}
 	}
 	defer d.Close()
 	var dialer net.Dialer
@@ -48,11 +54,9 @@ func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
 	case err == nil:
 		return c, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return nil, fmt.Errorf("reach server: %s: %w", dir, ErrNotRunning)
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return nil, &dialError{fmt.Errorf("%s: %w", dir, ErrNotRunning)}
 	}
-	return nil, fmt.Errorf("reach server: %w", err)
+	return nil, &dialError{err}
 }
 
 // Close releases the client.
@@ -117,17 +121,17 @@ func (c *Client) post(ctx context.Context, kind, name string, in any) (*http.Res
 	return nil, e
 }
 
-// callError tells a cancelled command from a server that closed on us: one that refuses this user does that.
+// callError tells apart: a command that was cancelled, a server that could not be reached, and one that closed on
+// us. The last is all the rest, for net/http has many words for it, not all of them exported.
 func callError(ctx context.Context, name string, err error) error {
+	var dial *dialError
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, ErrNotRunning):
-		return fmt.Errorf("call %s: %w", name, ErrNotRunning)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
-		return fmt.Errorf("call %s: the server closed the connection (stopped, or this user may not command it): %w", name, io.ErrUnexpectedEOF)
+	case errors.As(err, &dial):
+		return fmt.Errorf("call %s: %w", name, dial)
 	}
-	return fmt.Errorf("call %s: %w", name, err)
+	return fmt.Errorf("call %s: the server closed the connection (stopped, or this user may not command it): %w", name, io.ErrUnexpectedEOF)
 }
 
 // reader looks at the trailer before it says io.EOF.

@@ -51,6 +51,9 @@ func (e *Error) Error() string { return e.Text }
 // ExitUnavailable is the code of a call that the running server does not know (EX_UNAVAILABLE of sysexits.h).
 const ExitUnavailable = 69
 
+// exitTemporary is the code of a request that a stopping server did not finish (EX_TEMPFAIL).
+const exitTemporary = 75
+
 // resultTrailer ends each stream: resultOK, or an Error as JSON. A body without it was cut short.
 const (
 	resultTrailer = "Vaultd-Result"

@@ -251,6 +251,9 @@ func (s *Server) wire(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
+	if errors.Is(err, context.Canceled) { // the client's own cancelling is never read by anybody
+		return &Error{Code: exitTemporary, Text: "the server is stopping, try again"}
+	}
 	code := 1
 	if s.ExitCode != nil {
 		code = s.ExitCode(err)
