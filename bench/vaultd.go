@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// vaultd drives the program under test by its command line.
+type vaultd struct{ bin string }
+
+func (v vaultd) user(i int) string { return fmt.Sprintf("bench%d", i) }
+
+func (v vaultd) path(_, name string) string { return "/" + name }
+
+func (v vaultd) syncs() bool { return true }
+
+func (v vaultd) prepare(ctx context.Context, _, data, addr string, keys []key) ([]string, error) {
+	if _, err := v.run(ctx, "init", "--dir", data); err != nil {
+		return nil, err
+	}
+	for i, k := range keys {
+		_, err := v.run(ctx, "tenant", "add", v.user(i), "--key", k.file+".pub",
+			"--mode", "strict", "--quota", "100G", "--dir", data)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return v.serve(data, addr), nil
+}
+
+func (v vaultd) serve(data, addr string) []string {
+	return []string{v.bin, "serve", "--dir", data, "--listen", addr}
+}
+
+// run runs a subcommand and returns the CPU it used.
+func (v vaultd) run(ctx context.Context, args ...string) (time.Duration, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, v.bin, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("run vaultd %s: %w: %s", strings.Join(args, " "), err, tail(out.Bytes()))
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+}
+
+// footprint is what journal and index of all tenants hold.
+type footprint struct {
+	disk    int64 // bytes of allocated blocks
+	length  int64 // bytes as the files' lengths say
+	records int64 // lines in the journal
+}
+
+// measureJournal adds up <data>/tenants/*/{journal/*,index.db,staging/journal-open}.
+func measureJournal(data string) (footprint, error) {
+	var sum footprint
+	tenants, err := filepath.Glob(filepath.Join(data, "tenants", "*"))
+	if err != nil {
+		return sum, err
+	}
+	for _, t := range tenants {
+		for _, part := range []string{"journal", "index.db", "staging/journal-open"} {
+			err := filepath.WalkDir(filepath.Join(t, part), func(p string, d fs.DirEntry, err error) error {
+				if os.IsNotExist(err) {
+					return nil // no open segment, or it was closed while we looked
+				}
+				if err != nil || d.IsDir() {
+					return err
+				}
+				return sum.add(p, part != "index.db")
+			})
+			if err != nil {
+				return sum, fmt.Errorf("measure journal: %w", err)
+			}
+		}
+	}
+	if sum.records == 0 {
+		return sum, fmt.Errorf("measure journal: no records below %s", data)
+	}
+	return sum, nil
+}
+
+func (f *footprint) add(path string, lines bool) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f.length += info.Size()
+	f.disk += info.Sys().(*syscall.Stat_t).Blocks * 512
+	if !lines {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	f.records += int64(bytes.Count(b, []byte("\n")))
+	return err
+}
+
+// removeIndexes deletes every tenant's index, so that a rebuild has all of it to do.
+func removeIndexes(data string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "index.db"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("remove index: no index.db below %s", data)
+	}
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			return nil, fmt.Errorf("remove index: %w", err)
+		}
+	}
+	return files, nil
+}
+
+// tail is the end of a command's output, for errors.
+func tail(b []byte) string { return strings.TrimSpace(string(b[max(0, len(b)-800):])) }
