@@ -36,7 +36,6 @@ func (h *handle) options() appendonly.CreateOptions {
 		Exclusive: h.flags&flagCreate != 0 && h.flags&flagExcl != 0,
 		Truncate:  h.flags&flagTrunc != 0,
 		Append:    h.flags&flagAppend != 0,
-		Read:      h.flags&flagRead != 0,
 		Meta:      h.attrs.meta(),
 	}
 }
