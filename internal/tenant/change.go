@@ -76,8 +76,9 @@ func weakening(old, new Tenant) ([]string, error) {
 		what = append(what, "mode: strict -> versioned")
 	}
 	// The mode is constant between the prefixes of both lists, so that asking at each of them is asking everywhere.
+	was, is := old.Core(), new.Core()
 	for _, p := range prefixPaths(old, new) {
-		if old.Policy.ModeOf(p) == appendonly.Strict && new.Policy.ModeOf(p) == appendonly.Versioned {
+		if was.ModeAt(p) == appendonly.Strict && is.ModeAt(p) == appendonly.Versioned {
 			what = append(what, fmt.Sprintf("mode of %q: strict -> versioned", p))
 		}
 	}

@@ -96,6 +96,23 @@ func TestChangeTenant(t *testing.T) {
 
 func same(a, b tenant.Tenant) bool { return equalJSON(a, b) }
 
+// The core's zero is 24 h: a tenant without a resume window must not get one.
+func TestCore(t *testing.T) {
+	n := tenant.Tenant{Suspended: true, Policy: tenant.Policy{Mode: appendonly.Versioned, SealAfter: time.Hour, Durability: tenant.AtClose,
+		Prefixes: []tenant.Prefix{{Path: "a/b", Mode: appendonly.Strict}}}}
+	p := n.Core()
+	if p.ResumeWindow >= 0 || !p.Suspended || !p.SyncClose || p.SealAfter != time.Hour {
+		t.Errorf("got %+v", p)
+	}
+	if p.ModeAt("a/b/c") != appendonly.Strict || p.ModeAt("a/bc") != appendonly.Versioned {
+		t.Errorf("got %+v", p)
+	}
+	n.Policy.ResumeWindow = time.Minute
+	if got := n.Core().ResumeWindow; got != time.Minute {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestChangeRefusesNonsense(t *testing.T) {
 	db, _ := newDB(t)
 	if _, _, err := db.AddTenant(plain("acme")); err != nil {

@@ -72,18 +72,20 @@ func DefaultPolicy() Policy {
 	return Policy{Mode: appendonly.Strict, ResumeWindow: 24 * time.Hour, Durability: AtSession}
 }
 
-// ModeOf returns the mode that rules the cleaned path p (no leading slash, "" for the root).
-func (pol Policy) ModeOf(p string) appendonly.Mode {
-	mode, depth := pol.Mode, -1
-	for _, x := range pol.Prefixes {
-		if len(x.Path) > depth && (p == x.Path || strings.HasPrefix(p, x.Path+"/")) {
-			mode, depth = x.Mode, len(x.Path)
-		}
+// Core returns the policy as the core takes it, which has another word for "no resume window".
+func (t Tenant) Core() appendonly.Policy {
+	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
+		Suspended: t.Suspended, SyncClose: t.Policy.Durability == AtClose}
+	if p.ResumeWindow == 0 {
+		p.ResumeWindow = -1
 	}
-	return mode
+	for _, x := range t.Policy.Prefixes {
+		p.Prefixes = append(p.Prefixes, appendonly.Prefix{Path: x.Path, Mode: x.Mode})
+	}
+	return p
 }
 
-// maxPrefixes keeps ModeOf, which is asked once per request, cheap.
+// maxPrefixes keeps the core's look-up of a mode, made for every request, cheap.
 const maxPrefixes = 64
 
 // normalized returns a checked copy whose prefixes are cleaned and sorted. All faults are reported at once.
