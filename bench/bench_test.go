@@ -87,7 +87,7 @@ func TestStopEndsWholeTree(t *testing.T) {
 }
 
 func TestSamplerSeesPeak(t *testing.T) {
-	s := startTree(t, `v=$(head -c 20000000 /dev/zero | tr '\0' a); unset v; exec sleep 60`)
+	s := startTree(t, `v=$(head -c 20000000 /dev/zero | tr '\0' a); sleep 0.5; unset v; exec sleep 60`)
 	m := startSampler(s.pid())
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", first(descendants(s.pid())))); bytes.HasPrefix(b, []byte("sleep")) {

@@ -1,0 +1,177 @@
+package shell
+
+import (
+	"errors"
+	"strings"
+)
+
+// Bounds on a command line.
+const (
+	maxLine  = 128 << 10 // bytes; rsync and scp name many files in one
+	maxWords = 4096
+)
+
+var (
+	errQuote   = errors.New("a quote is not closed")
+	errShell   = errors.New("this needs a shell, and there is none")
+	errTooLong = errors.New("the command line is too long")
+)
+
+// splitWords splits line into words as POSIX sh does (XCU 2.2 and 2.6): quoting is removed, variables
+// are unset and expand to nothing, an unquoted expansion to nothing is no word. What only a shell
+// could carry out is errShell. Bytes that are not UTF-8 are kept.
+func splitWords(line string) ([]string, error) {
+	if len(line) > maxLine {
+		return nil, errTooLong
+	}
+	s := splitter{rest: line}
+	var words []string
+	for {
+		word, ok, err := s.next()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return words, nil
+		}
+		if words = append(words, word); len(words) > maxWords {
+			return nil, errTooLong
+		}
+	}
+}
+
+// firstWord is the first word of a line whose rest may be anything; "" when there is none.
+func firstWord(line string) string {
+	s := splitter{rest: line[:min(len(line), maxLine)]}
+	word, _, err := s.next()
+	if err != nil {
+		return ""
+	}
+	return word
+}
+
+// splitter takes words off rest.
+type splitter struct {
+	rest string
+	word strings.Builder
+	have bool // the word exists, even if it is empty: it was quoted
+}
+
+// next returns the next word; false at the end of the line.
+func (s *splitter) next() (string, bool, error) {
+	for {
+		s.rest = strings.TrimLeft(s.rest, " \t")
+		if s.rest == "" {
+			return "", false, nil
+		}
+		s.word.Reset()
+		s.have = false
+		for s.rest != "" && s.rest[0] != ' ' && s.rest[0] != '\t' {
+			if err := s.step(); err != nil {
+				return "", false, err
+			}
+		}
+		if s.have || s.word.Len() > 0 {
+			return s.word.String(), true, nil
+		}
+	}
+}
+
+// step consumes one character outside of quotes, or one quoted part.
+func (s *splitter) step() error {
+	c := s.rest[0]
+	switch {
+	case strings.IndexByte("\n;|&<>()`", c) >= 0, c == '#' && !s.have && s.word.Len() == 0:
+		return errShell
+	case c == '\\':
+		return s.escaped()
+	case c == '\'':
+		end := strings.IndexByte(s.rest[1:], '\'')
+		if end < 0 {
+			return errQuote
+		}
+		s.word.WriteString(s.rest[1 : 1+end])
+		s.rest, s.have = s.rest[2+end:], true
+	case c == '"':
+		s.have = true
+		return s.doubleQuoted()
+	case c == '$':
+		return s.variable(`(@*#?-$!'"`)
+	default:
+		s.word.WriteByte(c)
+		s.rest = s.rest[1:]
+	}
+	return nil
+}
+
+func (s *splitter) escaped() error {
+	if len(s.rest) < 2 {
+		return errQuote
+	}
+	if c := s.rest[1]; c != '\n' { // a continued line
+		s.word.WriteByte(c)
+		s.have = true
+	}
+	s.rest = s.rest[2:]
+	return nil
+}
+
+// doubleQuoted takes the part up to the closing quote (XCU 2.2.3).
+func (s *splitter) doubleQuoted() error {
+	s.rest = s.rest[1:]
+	for s.rest != "" {
+		switch c := s.rest[0]; {
+		case c == '"':
+			s.rest = s.rest[1:]
+			return nil
+		case c == '`':
+			return errShell
+		case c == '$':
+			if err := s.variable(`(@*#?-$!`); err != nil {
+				return err
+			}
+			continue
+		case c == '\\' && len(s.rest) > 1 && strings.IndexByte("$`\"\\\n", s.rest[1]) >= 0:
+			if s.rest[1] != '\n' {
+				s.word.WriteByte(s.rest[1])
+			}
+			s.rest = s.rest[2:]
+			continue
+		default:
+			s.word.WriteByte(c)
+			s.rest = s.rest[1:]
+		}
+	}
+	return errQuote
+}
+
+// variable drops $NAME and ${NAME}. A $ before one of special, or before a digit, needs a shell; before
+// anything else it is itself.
+func (s *splitter) variable(special string) error {
+	rest := s.rest[1:]
+	braced := strings.HasPrefix(rest, "{")
+	if braced {
+		rest = rest[1:]
+	}
+	n := 0
+	for n < len(rest) && (rest[n] == '_' || isLetter(rest[n]) || n > 0 && isDigit(rest[n])) {
+		n++
+	}
+	switch {
+	case braced && (n == 0 || n == len(rest) || rest[n] != '}'):
+		return errShell
+	case braced:
+		s.rest = rest[n+1:]
+	case n > 0:
+		s.rest = rest[n:]
+	case rest != "" && (isDigit(rest[0]) || strings.IndexByte(special, rest[0]) >= 0):
+		return errShell
+	default:
+		s.word.WriteByte('$')
+		s.rest = rest
+	}
+	return nil
+}
+
+func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
+func isDigit(c byte) bool  { return c >= '0' && c <= '9' }

@@ -1,0 +1,116 @@
+package shell_test
+
+import (
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"vaultd/internal/shell"
+)
+
+func TestSplitWords(t *testing.T) {
+	for _, c := range []struct {
+		line string
+		want []string
+		err  error
+	}{
+		{"", nil, nil},
+		{" \t ", nil, nil},
+		{"md5sum", []string{"md5sum"}, nil},
+		{"  a \t b  ", []string{"a", "b"}, nil},
+		// rclone: everything odd is backslash-escaped, a newline is in single quotes
+		{`md5sum /a\ b\'c\"d\\e\$f`, []string{"md5sum", `/a b'c"d\e$f`}, nil},
+		{"md5sum /new'\n'line", []string{"md5sum", "/new\nline"}, nil},
+		{"echo ${ShellId}%ComSpec%", []string{"echo", "%ComSpec%"}, nil},
+		{"echo $HOME/x a$b", []string{"echo", "/x", "a"}, nil},
+		{"echo ${A} $B", []string{"echo"}, nil},           // nothing is no word
+		{`echo "${A}" ''`, []string{"echo", "", ""}, nil}, // unless quoted
+		{`"a b"'c d'e\ f`, []string{"a bc de f"}, nil},
+		{`"a\"b\\c\$d\e"`, []string{`a"b\c$d\e`}, nil},
+		{"a\\\nb \"c\\\nd\"", []string{"ab", "cd"}, nil}, // continued lines
+		{"a# '#'", []string{"a#", "#"}, nil},
+		{"5$ $% *.go ~/x", []string{"5$", "$%", "*.go", "~/x"}, nil},
+		{"\xff\xfe \x01", []string{"\xff\xfe", "\x01"}, nil},
+		{"'a", nil, shell.ErrQuote},
+		{`"a`, nil, shell.ErrQuote},
+		{`a\`, nil, shell.ErrQuote},
+		{"a; b", nil, shell.ErrShell},
+		{"a | b", nil, shell.ErrShell},
+		{"a && b", nil, shell.ErrShell},
+		{"a > b", nil, shell.ErrShell},
+		{"a\nb", nil, shell.ErrShell},
+		{"a `b`", nil, shell.ErrShell},
+		{"a \"`b`\"", nil, shell.ErrShell},
+		{"a $(b)", nil, shell.ErrShell},
+		{`a "$(b)"`, nil, shell.ErrShell},
+		{"a ${b:-c}", nil, shell.ErrShell},
+		{"a ${", nil, shell.ErrShell},
+		{"a $1 $?", nil, shell.ErrShell},
+		{"# a", nil, shell.ErrShell},
+		{strings.Repeat("a", 128<<10+1), nil, shell.ErrTooLong},
+		{strings.Repeat("a ", 5000), nil, shell.ErrTooLong},
+	} {
+		got, err := shell.SplitWords(c.line)
+		if !errors.Is(err, c.err) || !slices.Equal(got, c.want) {
+			t.Errorf("%.60q: %q, %v; want %q, %v", c.line, got, err, c.want, c.err)
+		}
+	}
+}
+
+// What is split here must be split so by a real shell: printf writes each word and a NUL. Globs and
+// tildes are the only difference, and they are switched off or left out.
+func TestSplitLikeASh(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{`a\ b 'c  d' "e\f\"g" \\ \' ''`, "${X}%ComSpec% a$X.b", `"$X" "" $X 'a'"b"c`, "'\n' \"\n\" a\\\nb",
+		`\$ "\$" '$' $% 5$ "a$"`, `a#b "#" \#`, `-n -e \n "\n" '\n'`, "\"a\tb\"\tc", `%s "*" \*`} {
+		words, err := shell.SplitWords(line)
+		if err != nil {
+			t.Errorf("%q: %v", line, err)
+			continue
+		}
+		cmd := exec.Command(sh, "-fc", `printf '%s\0' `+line)
+		cmd.Env = []string{}
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(words, "\x00") + "\x00"; got != string(out) {
+			t.Errorf("%q: %q, sh has %q", line, got, out)
+		}
+	}
+}
+
+func FuzzSplitWords(f *testing.F) {
+	for _, s := range []string{`a\ b 'c' "d"`, "echo ${ShellId}%ComSpec%", "'", "$", "${", "\\", "a;b", "\xff", `"$`, "a\\\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		words, err := shell.SplitWords(line)
+		if err != nil {
+			return
+		}
+		// Quoted again, the words are the same: nothing was lost or made up.
+		var b strings.Builder
+		for _, w := range words {
+			if len(w) > len(line) {
+				t.Fatalf("%q has the word %q", line, w)
+			}
+			b.WriteString("'" + strings.ReplaceAll(w, "'", `'\''`) + "' ")
+		}
+		if b.Len() > 128<<10 {
+			return
+		}
+		again, err := shell.SplitWords(b.String())
+		if err != nil || !slices.Equal(again, words) {
+			t.Fatalf("%q: %q, quoted and split again %q, %v", line, words, again, err)
+		}
+		if first := shell.FirstWord(line); len(words) > 0 && first != words[0] {
+			t.Fatalf("%q: first word %q, want %q", line, first, words[0])
+		}
+	})
+}
