@@ -59,7 +59,7 @@ type loginKey struct{}
 func (s *Server) serverConfig(ctx ssh.Context) *gossh.ServerConfig {
 	c, a := connOf(ctx), s.cfg.Algorithms
 	conf := &gossh.ServerConfig{
-		Config:                  gossh.Config{KeyExchanges: a.KeyExchanges, Ciphers: a.Ciphers, MACs: a.MACs},
+		Config:                  gossh.Config{KeyExchanges: a.KeyExchanges, Ciphers: c.ciphers, MACs: a.MACs},
 		PublicKeyAuthAlgorithms: a.PublicKeys,
 		MaxAuthTries:            s.cfg.Limits.MaxAuthTries,
 		PreAuthConnCallback:     func(m gossh.ServerPreAuthConn) { c.meta = m },

@@ -11,8 +11,8 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// Algorithms are the names offered to clients, best first (the client's first choice that is offered
-// wins). Empty lists mean the defaults. Names that x/crypto calls insecure, and all with SHA-1, are refused.
+// Algorithms are the names offered to clients, best first. Of the ciphers our order decides (greet), of the rest
+// the client's. Empty lists mean the defaults. Names that x/crypto calls insecure, and all with SHA-1, are refused.
 // Strict key exchange is always on.
 type Algorithms struct {
 	KeyExchanges []string // default: mlkem768x25519-sha256, curve25519-sha256, then ECDH on the NIST curves

@@ -50,6 +50,8 @@ type conn struct {
 	refusing atomic.Int32 // channels whose refusal is being sent
 
 	// Owned by the goroutine that runs the handshake and then handle.
+	ciphers []string // to offer
+	greeted bool     // our version was sent, x/crypto's is to be dropped
 	meta    gossh.ServerPreAuthConn
 	tries   int    // attempts that failed
 	lastKey string // fingerprint of the last key offered
@@ -69,8 +71,8 @@ type conn struct {
 	ending   error // no new sessions, and closed after the last one
 
 	// Owned by the reader: one goroutine at a time calls Read.
-	buf  *[readAhead]byte // from pool; nil while rest is empty
-	rest []byte           // of buf, not yet read
+	buf  *[readAhead]byte // from pool; nil while rest is empty or what greet has read
+	rest []byte           // not yet read
 	poll func(fd uintptr) bool
 	n    int // results of poll
 	err  error
@@ -141,7 +143,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	n := copy(p, c.rest)
 	if c.rest = c.rest[n:]; len(c.rest) == 0 {
-		readBuffers.Put(c.buf)
+		if c.buf != nil {
+			readBuffers.Put(c.buf)
+		}
 		c.buf, c.rest = nil, nil
 	}
 	return n, nil

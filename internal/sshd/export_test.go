@@ -8,14 +8,18 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 )
 
-// OneLine and ReadAhead for tests.
-var OneLine = oneLine
+// Internals for tests.
+var (
+	OneLine       = oneLine
+	ClientCiphers = clientCiphers
+)
 
 const (
 	ReadAhead   = readAhead
 	RefusalTime = refusalTime
 	FloodMargin = floodMargin
 	MaxEnv      = maxEnv
+	GreetWait   = greetWait
 )
 
 // fakeContext is gliderlabs' context of a connection on which the first user name was first.

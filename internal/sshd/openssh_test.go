@@ -141,6 +141,16 @@ func TestNegotiated(t *testing.T) {
 			t.Errorf("ssh -v does not show %s", want)
 		}
 	}
+	// OpenSSH before 10.0 would choose chacha20 or CTR.
+	if got := line(stderr, "server->client cipher"); !strings.Contains(got, "aes128-gcm@openssh.com") {
+		t.Errorf("OpenSSH's default cipher: %q", got)
+	}
+	for asked, want := range map[string]string{"aes128-ctr": "aes128-ctr", "aes192-ctr,aes256-gcm@openssh.com": "aes256-gcm@openssh.com"} {
+		_, stderr, code := s.ssh("", "-v", "-oCiphers="+asked, "127.0.0.1", "x")
+		if got := line(stderr, "server->client cipher"); code != 0 || !strings.Contains(got, want) {
+			t.Errorf("asked for %s: status %d, %q", asked, code, got)
+		}
+	}
 	for _, bad := range []string{",ssh-rsa", "=ssh-rsa", "ssh-dss"} {
 		if strings.Contains(line(stderr, "server-sig-algs"), bad) {
 			t.Errorf("offered: %s", line(stderr, "server-sig-algs"))

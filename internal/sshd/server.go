@@ -104,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 		banner += "\r\n"
 	}
 	s.ssh = &ssh.Server{
-		Version:     "vaultd",
+		Version:     serverVersion,
 		Banner:      banner,
 		HostSigners: keys,
 		// Never nil: without any handler gliderlabs sets NoClientAuth, and everybody gets in.
@@ -207,6 +207,7 @@ func (s *Server) handle(c *conn) {
 		c.Close()
 		s.report(c)
 	}()
+	c.ciphers = c.greet(s.cfg.Algorithms.Ciphers)
 	s.ssh.HandleConn(c)
 }
 
