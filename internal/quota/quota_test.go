@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -270,14 +271,13 @@ func TestNoOvershoot(t *testing.T) {
 		return false, nil
 	}
 	var wg sync.WaitGroup
+	var sessions []appendonly.Staged
 	for range 8 {
+		_, s := stage(t, q)
+		sessions = append(sessions, s)
+	}
+	for _, s := range sessions {
 		wg.Go(func() {
-			s, err := q.Stage(journal.NewID())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer s.Close()
 			for off := int64(0); ; off += 1000 {
 				if _, err := s.WriteAt(make([]byte, 1000), off); err != nil {
 					if !errors.Is(err, syscall.EDQUOT) {
@@ -305,15 +305,17 @@ type op struct {
 // happened. The limit is never passed, and when all are done the account is what a fresh count gives.
 func TestProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		limit := rapid.Int64Range(5000, 200_000).Draw(rt, "limit")
+		limit := rapid.SampledFrom([]int64{20_000, 50_000, 120_000, 1 << 40}).Draw(rt, "limit")
 		seed := rapid.Uint64().Draw(rt, "faults")
 		gen := rapid.Custom(func(rt *rapid.T) op {
 			return op{rapid.SampledFrom([]string{"stage", "write", "write", "write", "truncate", "copy", "discard", "settle", "resume"}).Draw(rt, "verb"),
-				rapid.IntRange(0, 3).Draw(rt, "slot"), rapid.Int64Range(0, 60_000).Draw(rt, "off"), rapid.Int64Range(0, 30_000).Draw(rt, "size")}
+				rapid.IntRange(0, 3).Draw(rt, "slot"),
+				rapid.SampledFrom([]int64{0, 1, 4095, 4096, 9000, 20_000, 60_000}).Draw(rt, "off"),
+				rapid.SampledFrom([]int64{0, 1, 100, 4096, 4097, 10_000, 30_000}).Draw(rt, "size")}
 		})
 		var sessions [3][]op
 		for i := range sessions {
-			sessions[i] = rapid.SliceOfN(gen, 0, 30).Draw(rt, fmt.Sprintf("session %d", i))
+			sessions[i] = rapid.SliceOfN(gen, 10, 60).Draw(rt, fmt.Sprintf("session %d", i))
 		}
 		newWorld(t, limit, seed).run(rt, sessions)
 	})
@@ -329,7 +331,6 @@ type world struct {
 	over   atomic.Int64
 
 	mu    sync.Mutex // guards what follows and is held by stage, discard, settle and resume
-	rng   *rand.Rand
 	slots [4]slot
 	gone  []journal.ID // discarded, perhaps with an error
 }
@@ -340,8 +341,11 @@ type slot struct {
 }
 
 func newWorld(t *testing.T, limit int64, seed uint64) *world {
-	w := &world{m: volumetest.New(t), limit: limit, rng: rand.New(rand.NewPCG(seed, 0))}
+	w := &world{m: volumetest.New(t), limit: limit}
 	w.q = quota.New(w.m, quota.Config{Limits: quota.Limits{Bytes: limit}, Totals: func() quota.Totals { return quota.Totals{Bytes: w.totals.Load()} }})
+	for i := range w.slots {
+		w.step(op{verb: "stage", slot: i})
+	}
 	var mu sync.Mutex
 	rng := rand.New(rand.NewPCG(seed, 1))
 	w.m.Fault = func(op, arg string) (bool, error) {
@@ -351,6 +355,7 @@ func newWorld(t *testing.T, limit int64, seed uint64) *world {
 		if staged := w.q.Account().Staged(); staged > limit {
 			w.over.Store(staged)
 		}
+		runtime.Gosched() // lets another session in between reserving and writing
 		mu.Lock()
 		defer mu.Unlock()
 		switch op {
