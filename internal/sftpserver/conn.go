@@ -119,10 +119,7 @@ func (s stdin) Read(p []byte) (int, error) {
 func (c *conn) Read(p []byte) (int, error) {
 	if len(c.feed) == 0 && c.body == 0 {
 		if err := c.next(); err != nil {
-			c.mu.Lock()
-			c.readErr = err
-			c.mu.Unlock()
-			return 0, err
+			return 0, c.last(err)
 		}
 	}
 	var n int
@@ -141,12 +138,20 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.mu.Unlock()
 		c.cur = request{}
 	} else if err != nil {
-		err = unexpected(err)
-		c.mu.Lock()
-		c.readErr = err
-		c.mu.Unlock()
+		err = c.last(unexpected(err))
 	}
 	return n, err
+}
+
+// last keeps the error that ends the stream, and gives it to RequestServer when that has answered
+// everything: at the end of its input it loses replies that are ready and not yet sent
+// (packetManager.close and its controller).
+func (c *conn) last(err error) error {
+	c.mu.Lock()
+	c.readErr = err
+	c.mu.Unlock()
+	_ = c.settle() // fails when nothing can be answered any more
+	return err
 }
 
 func unexpected(err error) error {

@@ -99,6 +99,25 @@ func TestTornStream(t *testing.T) {
 	}
 }
 
+// A client that ends its stream right after its last request gets every reply.
+func TestRepliesBeforeTheEnd(t *testing.T) {
+	for range 200 {
+		p := start(t, newFake(), sftpserver.Config{}).hello()
+		h := p.open("f", create)
+		var ids []uint32
+		for i := range 5 {
+			ids = append(ids, p.send(6, h, uint64(i), "x"))
+		}
+		ids = append(ids, p.send(4, h))
+		p.in.Close()
+		p.wait()
+		p.out.Close()
+		for _, id := range ids {
+			p.want(p.recv(id), 0)
+		}
+	}
+}
+
 // A reply is one Write: two would cost two SSH packets each.
 func TestWritesPerReply(t *testing.T) {
 	f := newFake()

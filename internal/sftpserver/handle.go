@@ -36,7 +36,7 @@ func (h *handle) options() appendonly.CreateOptions {
 		Exclusive: h.flags&flagCreate != 0 && h.flags&flagExcl != 0,
 		Truncate:  h.flags&flagTrunc != 0,
 		Append:    h.flags&flagAppend != 0,
-		Meta:      h.attrs.meta(),
+		Meta:      h.attrs.creation(),
 	}
 }
 

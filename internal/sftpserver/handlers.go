@@ -337,7 +337,7 @@ func (c *conn) mkdir(_ uint32, d *decoder) ([]byte, error) {
 	if d.err != nil {
 		return nil, d.err
 	}
-	return nil, c.fs.Mkdir(path, a.meta())
+	return nil, c.fs.Mkdir(path, a.creation())
 }
 
 // readdir fills one reply, as far as clients take it.
@@ -425,6 +425,16 @@ func (c *conn) attrsOf(i appendonly.Info) attrs {
 }
 
 func clampTime(t appendonly.Time) uint32 { return uint32(min(max(t.Sec(), 0), 1<<32-1)) }
+
+// umask is taken off modes given at creation, as OpenSSH's server does: its client makes every
+// directory with 0777, and leaves it to the server that nobody restores it like that.
+const umask = 0o022
+
+// creation is meta for OPEN and MKDIR.
+func (a attrs) creation() appendonly.Meta {
+	a.mode &^= umask
+	return a.meta()
+}
 
 // meta is what a client wants set. The times are unsigned in version 3.
 func (a attrs) meta() appendonly.Meta {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/quota"
 	"vaultd/internal/sftpserver"
 )
 
@@ -100,6 +101,10 @@ func TestOpenAttributes(t *testing.T) {
 	want := appendonly.Meta{Mode: 0o640, UID: 11, GID: 12, ATime: appendonly.Unix(100, 0), MTime: appendonly.Unix(200, 0)}
 	if m := f.nodes["/f"].Meta; m.Mode != want.Mode || m.UID != want.UID || m.GID != want.GID || m.ATime != want.ATime || m.MTime != want.MTime {
 		t.Errorf("OPEN: %+v, want %+v", m, want)
+	}
+	p.want(p.do(14, "open", 4, 0777), 0) // as OpenSSH's client always does
+	if m := f.nodes["/open"].Meta; m.Mode != 0o755 {
+		t.Errorf("MKDIR with 0777: %+v", m)
 	}
 	p.want(p.do(14, "d", 4, 0700), 0)
 	if m := f.nodes["/d"].Meta; m.Mode != 0o700 || m.UID != appendonly.Unset {
@@ -393,6 +398,7 @@ func TestStatus(t *testing.T) {
 		{&fs.PathError{Op: "remove", Path: "a", Err: appendonly.ErrIsDir}, 4, `remove "a": is a directory`, false},
 		{&fs.PathError{Op: "remove", Path: "a", Err: appendonly.ErrLoop}, 4, `remove "a": too many symbolic links`, false},
 		{&fs.PathError{Op: "write", Path: server, Err: syscall.ENOSPC}, 4, "no space left on the server", true},
+		{fmt.Errorf("charge %s: %w", server, &quota.ExceededError{Used: 9, Limit: 9, What: "files"}), 4, "quota exceeded: 9 of 9 files used", true},
 		{fmt.Errorf("charge %s: %w", server, syscall.EDQUOT), 4, "quota exceeded", true},
 		{fmt.Errorf("append %s: %w", server, appendonly.ErrReadOnly), 4, appendonly.ErrReadOnly.Error(), true},
 		{appendonly.ErrClosed, 4, "already closed", false},

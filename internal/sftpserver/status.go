@@ -11,6 +11,7 @@ import (
 	"github.com/pkg/sftp"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/quota"
 )
 
 // Status codes, draft-ietf-secsh-filexfer-02 section 7.
@@ -79,6 +80,7 @@ var rules = []struct {
 // status says in SFTP's words what err is. No text holds a path but one that the client itself sent.
 func (c *conn) status(err error) (code uint32, text string) {
 	var denied *appendonly.DeniedError
+	var exceeded *quota.ExceededError
 	switch {
 	case err == nil:
 		return codeOK, ""
@@ -87,6 +89,9 @@ func (c *conn) status(err error) (code uint32, text string) {
 	case errors.As(err, &denied):
 		c.sess.Refused(denied)
 		return codeDenied, denied.Error()
+	case errors.As(err, &exceeded): // not 3: that is permanent for restic and rclone, and a quota can be raised
+		c.sess.Refused(exceeded)
+		return codeFailure, exceeded.Error()
 	}
 	for _, r := range rules {
 		if !errors.Is(err, r.cause) {
