@@ -14,10 +14,10 @@
 //
 // It guarantees: a file is published by the client's CLOSE and by nothing else (a lost connection, an
 // EOF with open handles and a shutdown abort the upload, which the FS keeps for resuming); FSTAT and
-// FSETSTAT act on the open file whatever its path has become; attributes of OPEN and MKDIR count;
-// requests that touch the same bytes of a file take effect in the order in which they came, although
-// RequestServer has eight workers; memory per session is bounded, whatever the client sends or does
-// not read; no path of the server reaches a client.
+// FSETSTAT act on the open file whatever its path has become; attributes of OPEN and MKDIR count (modes
+// less a umask of 022, as in OpenSSH's server); requests that touch the same bytes of a file take effect
+// in the order in which they came, although RequestServer has eight workers; memory per session is
+// bounded, whatever the client sends or does not read; no path of the server reaches a client.
 //
 // It does not promise durability at CLOSE (fsync@openssh.com does), and serves no other version.
 //

@@ -3,7 +3,7 @@ package sftpserver
 import (
 	"encoding/binary"
 	"io"
-	"os"
+	"io/fs"
 	"strconv"
 	"time"
 
@@ -190,7 +190,7 @@ func (hs handlers) Filelist(r *sftp.Request) (sftp.ListerAt, error) {
 // lister is a directory's handle as RequestServer holds it. The framing layer serves READDIR.
 type lister struct{ *handle }
 
-func (lister) ListAt([]os.FileInfo, int64) (int, error) { return 0, errInternal }
+func (lister) ListAt([]fs.FileInfo, int64) (int, error) { return 0, errInternal }
 
 // Filecmd serves REMOVE, RMDIR, RENAME and SYMLINK.
 func (hs handlers) Filecmd(r *sftp.Request) (err error) {
@@ -315,7 +315,7 @@ func (c *conn) fsetstat(_ uint32, d *decoder) ([]byte, error) {
 		if now, err := c.fs.StatFollow(h.path); err != nil {
 			return nil, err
 		} else if now.From != open.From || now.Kind != open.Kind {
-			return nil, os.ErrNotExist
+			return nil, fs.ErrNotExist
 		}
 		return nil, c.setPath(h.path, a, true)
 	case a.flags&attrSize != 0:
