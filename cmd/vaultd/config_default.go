@@ -1,0 +1,79 @@
+package main
+
+// DefaultConfigTOML is a vaultd.toml that says what an empty one means: every key with its default.
+// Config's comments are the full reference.
+func DefaultConfigTOML() string { return defaultTOML }
+
+const defaultTOML = `# vaultd.toml: every key with its default. All are optional; unknown keys are mistakes.
+# "vaultd check" reads the file as the server does and lists all mistakes.
+# This file is trusted: whoever can write it can move or stop the server. It can not let a key in, weaken a tenant
+# that exists or free a byte.
+# Durations: "90s", "1h30m", "7d". Sizes: K M G T P and KiB .. PiB are powers of 1024, KB .. PB powers of 1000.
+
+# Where clients are served: ADDRESS:PORT; IPv6 in brackets; no address means all.
+listen = [":2222"]
+
+[ssh]
+# Files of the server's private keys, relative to the store. Whoever can read one can pose as this server.
+host_keys = ["host_ed25519_key"]
+# Shown before login, to strangers and in the mail of cron jobs too. One line, or none.
+banner = ""
+# How long a connection may exist before its login, and how many attempts it has.
+login_grace = "30s"
+max_auth_tries = 6
+# Connections before login, per address (IPv6: per /64) and in all.
+pre_auth_per_address = 20
+pre_auth_total = 100
+# Connections of a tenant; channels of a connection and of a tenant.
+connections_per_tenant = 128
+sessions_per_connection = 64
+sessions_per_tenant = 256
+# After this silence a client is asked for a sign of life; after so many of them in vain it is cut off.
+keepalive = "30s"
+keepalive_missed = 4
+# Ends a connection without sessions, and one with sessions, on which nothing happens.
+idle = "1h"
+session_idle = "24h"
+# How long sessions get to end when the server stops. Keep it below the service manager's limit.
+drain = "20s"
+# What is offered, best first. Empty: vaultd's own list (ML-KEM and curve25519, AES-GCM, AES-CTR, hmac-sha2 in
+# encrypt-then-MAC, ed25519, ecdsa, rsa-sha2), which moves with its releases. Nothing with SHA-1 is accepted.
+key_exchanges = []
+ciphers = []
+macs = []
+host_key_algorithms = []
+public_key_algorithms = []
+
+[store]
+# Stay free on the file system whatever the quotas say. The bytes should be more than ten seconds of writes.
+free_bytes = "1GiB"
+free_inodes = 10000
+# How long a change may wait for stable storage when no client asks for it.
+barrier_interval = "2s"
+# How long a journal segment stays open while changes come in.
+segment_interval = "5m"
+
+# What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
+[defaults]
+# "strict": names are written once. "versioned": names may move on, what they were stays readable.
+mode = "strict"
+# Bounds on what a tenant stores, kept versions included. 0: none of its own.
+quota = "0"
+quota_files = 0
+# How long a file with an ordinary name may still be changed by the key that made it. 0s: sealed when closed.
+seal_after = "0s"
+# How long an interrupted upload is kept for its key to go on. 0s: not at all.
+resume_window = "24h"
+# What makes data stable: "session" (its end, fsync, the periodic barrier) or "close" (every CLOSE; slower).
+durability = "session"
+# Cron lines by the server's clock: five fields, or @hourly, @daily, @weekly, @monthly. []: none.
+snapshots = ["@hourly", "@daily"]
+# One more at the end of each push that changed something.
+push_end_snapshots = true
+
+[log]
+# "auto" (text on a terminal, else JSON), "json" or "text".
+format = "auto"
+# The least that is logged: "debug", "info", "warn" or "error". A refusal is a warning.
+level = "info"
+`

@@ -1,0 +1,207 @@
+// Command vaultd is a backup storage server that can not be made to forget: machines push their backups
+// to it over SSH, and whoever steals a client's key can add data and nothing else.
+//
+// This package is the only place that knows all the others: it reads the configuration, puts the
+// store, the door and the protocols together, and gives the operator commands. Each command talks to
+// the running server through the store's socket, or does the work itself when none runs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"vaultd/internal/admin"
+	"vaultd/internal/appendonly"
+	"vaultd/internal/store"
+	"vaultd/internal/tenant"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = ""
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is main with its surroundings as arguments. It returns the exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var quiet *statusError
+	if errors.As(err, &quiet) {
+		return quiet.code
+	}
+	fmt.Fprintf(stderr, "vaultd: error: %v\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(stderr, "vaultd: hint: %s\n", h)
+	}
+	return exitCode(err)
+}
+
+// app is what all commands share.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	dir            string
+	config         string
+	json           bool
+	noProgress     bool
+	dryRun         bool
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "vaultd",
+		Short:         "A backup storage server that can not be made to forget",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	f := root.PersistentFlags()
+	dir := os.Getenv("VAULTD_DIR")
+	if dir == "" {
+		dir = "vault"
+	}
+	f.StringVar(&a.dir, "dir", dir, "the store's directory (VAULTD_DIR)")
+	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
+	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.snapshotCommand(),
+		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
+		a.checkCommand(), a.configCommand(), a.versionCommand())
+	for _, c := range root.Commands() {
+		usageArgs(c)
+	}
+	return root
+}
+
+// usageArgs makes wrong arguments an error of usage in c and below it.
+func usageArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageArgs(sub)
+	}
+}
+
+// The exit codes that scripts rely on.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitConfig      = 3
+	exitNotFound    = 4
+	exitConflict    = 5
+	exitUnavailable = 69
+	exitTemporary   = 75
+	exitRefused     = 77
+)
+
+// statusError ends the process with a status and without a message.
+type statusError struct{ code int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// usageError is a command line that makes no sense.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// configError is a configuration that can not be used.
+type configError struct{ err error }
+
+func (e *configError) Error() string { return e.err.Error() }
+func (e *configError) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	var usage *usageError
+	var conf *configError
+	var remote *admin.Error
+	var weak *tenant.WeakeningError
+	var denied *appendonly.DeniedError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &conf):
+		return exitConfig
+	case errors.As(err, &remote):
+		return remote.Code
+	case errors.As(err, &weak), errors.As(err, &denied):
+		return exitRefused
+	case errors.Is(err, tenant.ErrInvalid):
+		return exitUsage
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return exitNotFound
+	case errors.Is(err, tenant.ErrConflict), errors.Is(err, fs.ErrExist):
+		return exitConflict
+	case errors.Is(err, admin.ErrNotRunning):
+		return exitUnavailable
+	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy), errors.Is(err, admin.ErrRunning):
+		return exitTemporary
+	}
+	return exitFailed
+}
+
+// hint says what to do about an error, where that is known.
+func hint(err error) string {
+	var weak *tenant.WeakeningError
+	switch {
+	case errors.As(err, &weak):
+		return "a policy can be made stricter, and not yet weaker"
+	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy):
+		return "another vaultd command or server is at work there; try again"
+	case errors.Is(err, admin.ErrNotRunning):
+		return "start one with: vaultd serve"
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		return "vaultd help shows the commands, vaultd COMMAND --help its flags"
+	}
+	return ""
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	c := &cobra.Command{Use: "version", Short: "Show the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		v := buildVersion()
+		return a.print("vaultd.version/v1", map[string]string{"version": v}, func(w io.Writer) { fmt.Fprintf(w, "vaultd %s\n", v) })
+	}}
+	a.jsonFlag(c)
+	return c
+}
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/lmittmann/tint"
+	"github.com/spf13/cobra"
+	gossh "golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"vaultd/internal/admin"
+	"vaultd/internal/session"
+	"vaultd/internal/sftpserver"
+	"vaultd/internal/shell"
+	"vaultd/internal/sshd"
+	"vaultd/internal/store"
+	"vaultd/internal/tenant"
+)
+
+// loadConfig reads the configuration of the store that was named.
+func (a *app) loadConfig() (*Config, error) {
+	conf, err := LoadConfig(a.dir, a.config)
+	if err != nil {
+		return nil, &configError{err}
+	}
+	return &conf, nil
+}
+
+func (c *Config) newTenant(name string) tenant.NewTenant { return c.Defaults.NewTenant(name) }
+
+func (c *Config) storeConfig(log *slog.Logger) store.Config {
+	return store.Config{Log: log, FloorBytes: uint64(c.Store.FreeBytes), FloorInodes: uint64(c.Store.FreeInodes),
+		BarrierEvery: c.Store.BarrierInterval.Duration, SegmentEvery: c.Store.SegmentInterval.Duration}
+}
+
+func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
+	s := c.SSH
+	return sshd.Config{
+		HostKeys: keys,
+		Banner:   s.Banner,
+		Limits: sshd.Limits{LoginGrace: s.LoginGrace.Duration, MaxAuthTries: s.MaxAuthTries, PreAuthPerAddress: s.PreAuthPerAddress,
+			PreAuthTotal: s.PreAuthTotal, ConnsPerTenant: s.ConnectionsPerTenant, SessionsPerConn: s.SessionsPerConnection,
+			SessionsPerTenant: s.SessionsPerTenant, KeepAlive: s.KeepAlive.Duration, KeepAliveMissed: s.KeepAliveMissed,
+			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration},
+		Algorithms: sshd.Algorithms{KeyExchanges: s.KeyExchanges, Ciphers: s.Ciphers, MACs: s.MACs,
+			HostKeys: s.HostKeyAlgorithms, PublicKeys: s.PublicKeyAlgorithms},
+	}
+}
+
+// newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
+func newLogger(w io.Writer, format, level string) *slog.Logger {
+	var l slog.Level
+	l.UnmarshalText([]byte(level)) // checked with the configuration
+	f, isFile := w.(*os.File)
+	tty := isFile && term.IsTerminal(int(f.Fd()))
+	switch {
+	case format == "json", format == "auto" && !tty:
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+	case tty:
+		return slog.New(tint.NewHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
+}
+
+func (a *app) initCommand() *cobra.Command {
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		if a.dryRun {
+			fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+			return nil
+		}
+		conf, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		if err := a.initStore(conf); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
+		return nil
+	}}
+	a.dryRunFlag(c)
+	return c
+}
+
+// initStore makes what is missing of a store.
+func (a *app) initStore(conf *Config) error {
+	if err := store.Create(a.dir); err != nil {
+		return err
+	}
+	for _, name := range conf.SSH.HostKeys {
+		if name != DefaultConfig().SSH.HostKeys[0] {
+			continue // the operator's own
+		}
+		if err := makeHostKey(filepath.Join(a.dir, name)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make host key: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeHostKey writes a new ed25519 key and its public half; an existing one is fs.ErrExist.
+func makeHostKey(path string) error {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	block, err := gossh.MarshalPrivateKey(priv, "vaultd host key")
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(pem.EncodeToMemory(block))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	key, err := gossh.NewPublicKey(pub)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path+".pub", gossh.MarshalAuthorizedKey(key), 0o644)
+}
+
+func (a *app) hostKeys(conf *Config) ([]gossh.Signer, error) {
+	var out []gossh.Signer
+	for _, name := range conf.SSH.HostKeys {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(a.dir, name)
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read host key: %w", err)
+		}
+		k, err := gossh.ParsePrivateKey(b)
+		if err != nil {
+			return nil, fmt.Errorf("read host key %s: %w", name, err)
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var listen []string
+	c := &cobra.Command{Use: "serve", Short: "Serve clients until a signal comes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		conf, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		if len(listen) > 0 {
+			conf.Listen = listen
+		}
+		return a.serve(cmd.Context(), conf, nil)
+	}}
+	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
+	return c
+}
+
+// gcPercent trades memory for the collector's time: SSH's packets are garbage as soon as they are
+// written, and the collector was the largest cost of a transfer. memoryLimit bounds what that may take.
+const (
+	gcPercent   = 400
+	memoryLimit = 512 << 20
+)
+
+// serve runs the server until ctx is cancelled, then drains. ready is called once it listens.
+func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	log := newLogger(a.stderr, conf.Log.Format, conf.Log.Level)
+	keys, err := a.hostKeys(conf)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, conf.storeConfig(log))
+	if err != nil {
+		return err
+	}
+	state, err := tenant.OpenState(a.dir, tenant.StateOptions{})
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
+	err = a.serveStore(ctx, conf, log, keys, st, state, ready)
+	return errors.Join(err, st.Close(), state.Close())
+}
+
+func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, keys []gossh.Signer, st *store.Store, state *tenant.State, ready func([]string) error) error {
+	acc := newAccess(st, state)
+	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
+	if err != nil {
+		return err
+	}
+	sc := conf.sshdConfig(keys)
+	sc.Access, sc.Log = acc, log
+	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
+	sc.Exec = shell.New(shell.Config{Version: buildVersion()})
+	door, err := sshd.New(sc)
+	if err != nil {
+		return &configError{err}
+	}
+	var listeners []net.Listener
+	var addrs []string
+	for _, l := range conf.Listen {
+		n, err := net.Listen("tcp", l)
+		if err != nil {
+			for _, x := range listeners {
+				x.Close()
+			}
+			return err
+		}
+		listeners, addrs = append(listeners, n), append(addrs, n.Addr().String())
+	}
+	sock, err := admin.Listen(a.dir)
+	if err != nil {
+		for _, x := range listeners {
+			x.Close()
+		}
+		return err
+	}
+	started := time.Now()
+	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+		server: func() serverStatus {
+			s := door.Stats()
+			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion()}
+		}}
+	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return door.Serve(gctx, listeners...) })
+	g.Go(func() error { return console.Serve(gctx, sock) })
+	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return acc.watch(gctx) })
+	for _, addr := range addrs {
+		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)
+	}
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	g.Go(func() error {
+		<-gctx.Done()
+		daemon.SdNotify(false, daemon.SdNotifyStopping)
+		return nil
+	})
+	if ready != nil {
+		g.Go(func() error { return ready(addrs) })
+	}
+	return g.Wait()
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	return &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		conf, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		if _, err := a.hostKeys(conf); err != nil {
+			return &configError{err}
+		}
+		_, err = fmt.Fprintln(a.stdout, "configuration is good")
+		return err
+	}}
+}
+
+func (a *app) configCommand() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "The configuration file"}
+	c.AddCommand(&cobra.Command{Use: "default", Short: "Print a configuration file with every key, its meaning and its default", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		_, err := io.WriteString(a.stdout, DefaultConfigTOML())
+		return err
+	}})
+	return c
+}
+
+// knownHosts is the line that lets clients know this server's key.
+func (a *app) knownHosts(conf *Config, addr string) string {
+	keys, err := a.hostKeys(conf)
+	if err != nil || len(keys) == 0 {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("[%s]:%s %s", host, port, strings.TrimSpace(string(gossh.MarshalAuthorizedKey(keys[0].PublicKey()))))
+}

@@ -1,0 +1,464 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"vaultd/internal/appendonly"
+	"vaultd/internal/tenant"
+)
+
+func (a *app) catalog() *tenant.DB { return tenant.New(a.dir, tenant.Options{DryRun: a.dryRun}) }
+
+func (a *app) tenantCommand() *cobra.Command {
+	c := &cobra.Command{Use: "tenant", Short: "Accounts: who stores what, and under which policy"}
+	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(),
+		a.tenantSuspend("suspend", "Make a tenant read-only", true), a.tenantSuspend("resume", "End a suspension", false))
+	return c
+}
+
+// policyFlags are the fields of a tenant that flags can set; only those that were given are used.
+type policyFlags struct {
+	mode, quota, durability string
+	files                   int64
+	prefixes, snapshots     []string
+	sealAfter, resumeWindow time.Duration
+	pushEnd                 bool
+}
+
+func (p *policyFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&p.mode, "mode", "", "strict (write-once names) or versioned (overwriting keeps history)")
+	f.StringArrayVar(&p.prefixes, "prefix", nil, "PATH=MODE: another mode below a directory (repeat for several; the whole list)")
+	f.StringVar(&p.quota, "quota", "", "how much may be stored, such as 500G; 0 is unlimited")
+	f.Int64Var(&p.files, "max-files", 0, "how many names there may be; 0 is unlimited")
+	f.DurationVar(&p.sealAfter, "seal-after", 0, "how long ordinary names may still be changed by their key (0: not at all)")
+	f.DurationVar(&p.resumeWindow, "resume-window", 0, "how long interrupted uploads are kept")
+	f.StringVar(&p.durability, "durability", "", "session, or close: every CLOSE waits for stable storage")
+	f.StringArrayVar(&p.snapshots, "snapshot", nil, "a schedule line, such as @hourly or \"30 4 * * *\" (repeat; the whole list)")
+	f.BoolVar(&p.pushEnd, "push-snapshots", true, "take a snapshot at the end of every push")
+}
+
+// change collects the flags that were given.
+func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
+	var ch tenant.Change
+	var errs error
+	given := c.Flags().Changed
+	if given("mode") {
+		var m appendonly.Mode
+		errs = errors.Join(errs, m.UnmarshalText([]byte(p.mode)))
+		ch.Mode = &m
+	}
+	if given("prefix") {
+		list := []tenant.Prefix{}
+		for _, x := range p.prefixes {
+			path, mode, ok := strings.Cut(x, "=")
+			var m appendonly.Mode
+			if err := m.UnmarshalText([]byte(mode)); !ok || err != nil {
+				errs = errors.Join(errs, fmt.Errorf("prefix %q: want PATH=strict or PATH=versioned", x))
+			}
+			list = append(list, tenant.Prefix{Path: strings.Trim(path, "/"), Mode: m})
+		}
+		ch.Prefixes = &list
+	}
+	if given("quota") {
+		n, err := parseSize(p.quota)
+		errs = errors.Join(errs, err)
+		ch.QuotaBytes = &n
+	}
+	if given("max-files") {
+		ch.QuotaFiles = &p.files
+	}
+	if given("seal-after") {
+		ch.SealAfter = &p.sealAfter
+	}
+	if given("resume-window") {
+		ch.ResumeWindow = &p.resumeWindow
+	}
+	if given("durability") {
+		d := tenant.Durability(p.durability)
+		ch.Durability = &d
+	}
+	if given("snapshot") {
+		ch.Snapshots = &p.snapshots
+	}
+	if given("push-snapshots") {
+		ch.PushEnd = &p.pushEnd
+	}
+	if errs != nil {
+		return ch, &usageError{errs}
+	}
+	return ch, nil
+}
+
+// apply gives a new tenant what was said of it.
+func applyChange(n *tenant.NewTenant, ch tenant.Change) {
+	set(&n.Policy.Mode, ch.Mode)
+	set(&n.Policy.Prefixes, ch.Prefixes)
+	set(&n.Policy.SealAfter, ch.SealAfter)
+	set(&n.Policy.ResumeWindow, ch.ResumeWindow)
+	set(&n.Policy.Durability, ch.Durability)
+	set(&n.Quota.Bytes, ch.QuotaBytes)
+	set(&n.Quota.Files, ch.QuotaFiles)
+	set(&n.Schedule.Snapshots, ch.Snapshots)
+	set(&n.Schedule.PushEnd, ch.PushEnd)
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// keyFlags are what can be said of keys that are added.
+type keyFlags struct {
+	files         []string
+	role, comment string
+	from          []string
+	expires       string
+}
+
+func (k *keyFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVar(&k.files, "key", nil, "a file with public keys, - for standard input (repeat for several)")
+	f.StringVar(&k.role, "role", "full", "full, push (can not read content) or pull (can not write)")
+	f.StringArrayVar(&k.from, "from", nil, "a network that the key may come from (repeat for several; default: any)")
+	f.StringVar(&k.expires, "expires", "", "when the key stops working: a date or RFC 3339 time")
+	f.StringVar(&k.comment, "comment", "", "what the key is (default: the comment in the file)")
+}
+
+func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
+	var role appendonly.Role
+	if err := role.UnmarshalText([]byte(k.role)); err != nil {
+		return nil, &usageError{err}
+	}
+	from, err := tenant.ParseFrom(k.from...)
+	if err != nil {
+		return nil, err
+	}
+	var expires time.Time
+	if k.expires != "" {
+		if expires, err = time.Parse(time.RFC3339, k.expires); err != nil {
+			if expires, err = time.Parse(time.DateOnly, k.expires); err != nil {
+				return nil, &usageError{fmt.Errorf("--expires %q: want a date such as 2027-01-31, or an RFC 3339 time", k.expires)}
+			}
+		}
+	}
+	var out []tenant.NewKey
+	for _, file := range k.files {
+		data, err := a.readFile(file)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := tenant.ParsePublicKeys(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		for _, p := range keys {
+			out = append(out, tenant.NewKey{Public: p, Role: role, From: from, Expires: expires, Comment: k.comment})
+		}
+	}
+	return out, nil
+}
+
+func (a *app) readFile(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(a.stdin, 1<<20))
+	}
+	return os.ReadFile(name)
+}
+
+func (a *app) tenantAdd() *cobra.Command {
+	var p policyFlags
+	var k keyFlags
+	c := &cobra.Command{Use: "add NAME", Short: "Add a tenant", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		ch, err := p.change(cmd)
+		if err != nil {
+			return err
+		}
+		keys, err := a.newKeys(&k)
+		if err != nil {
+			return err
+		}
+		conf, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		n := conf.newTenant(args[0])
+		n.Keys = keys
+		applyChange(&n, ch)
+		t, added, err := a.catalog().AddTenant(n)
+		if err != nil {
+			return err
+		}
+		if !a.dryRun {
+			if err := a.reload(cmd.Context()); err != nil {
+				return err
+			}
+		}
+		return a.print("vaultd.tenant/v1", tenantJSON(t, added, nil), func(w io.Writer) {
+			fmt.Fprintf(w, "tenant %s: %s, quota %s, %d key(s)\n", t.Name, t.Policy.Mode, limit(t.Quota.Bytes), len(added))
+			if len(added) == 0 {
+				fmt.Fprintf(w, "nobody can log in yet: vaultd key add %s --key FILE.pub\n", t.Name)
+			}
+			a.snippet(w, conf, t.Name, "")
+		})
+	}}
+	p.register(c)
+	k.register(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+type keyReply struct {
+	tenant.Key
+	LastUsed   time.Time `json:"last_used,omitzero"`
+	LastRemote string    `json:"last_remote,omitempty"`
+}
+
+type tenantReply struct {
+	tenant.Tenant
+	Keys  []keyReply  `json:"keys"`
+	Usage *usageReply `json:"usage,omitempty"`
+}
+
+func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
+	r := tenantReply{Tenant: t, Keys: []keyReply{}}
+	for _, k := range keys {
+		r.Keys = append(r.Keys, keyReply{k, used[k.ID].Time, used[k.ID].Remote})
+	}
+	return r
+}
+
+func (a *app) tenantList() *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "List the tenants", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		snap, err := a.catalog().Snapshot()
+		if err != nil {
+			return err
+		}
+		list := snap.Tenants()
+		if list == nil {
+			list = []tenant.Tenant{}
+		}
+		return a.print("vaultd.tenants/v1", list, func(w io.Writer) {
+			var rows [][]string
+			for _, t := range list {
+				state := "active"
+				if t.Suspended {
+					state = "suspended"
+				}
+				rows = append(rows, []string{t.Name, state, t.Policy.Mode.String(), limit(t.Quota.Bytes), fmt.Sprint(len(snap.Keys(t.ID))), t.ID})
+			}
+			table(w, []string{"NAME", "STATE", "MODE", "QUOTA", "KEYS", "ID"}, rows)
+		})
+	}}
+	a.jsonFlag(c)
+	return c
+}
+
+func (a *app) tenantShow() *cobra.Command {
+	c := &cobra.Command{Use: "show NAME", Short: "Show a tenant", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		snap, t, err := a.tenant(args[0])
+		if err != nil {
+			return err
+		}
+		var used map[string]tenant.Use
+		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
+			return err
+		}
+		var usage usageReply
+		if err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, &usage); err != nil {
+			return err
+		}
+		r := tenantJSON(t, snap.Keys(t.ID), used)
+		r.Usage = &usage
+		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
+	}}
+	a.jsonFlag(c)
+	return c
+}
+
+func showTenant(w io.Writer, r tenantReply) {
+	t, u := r.Tenant, r.Usage
+	state := "active"
+	if t.Suspended {
+		state = "suspended (read-only)"
+	}
+	if u.ReadOnly != "" {
+		state = "read-only: " + u.ReadOnly
+	}
+	rows := [][]string{
+		{"tenant", t.Name + " (" + t.ID + ")"},
+		{"state", state},
+		{"mode", t.Policy.Mode.String()},
+	}
+	for _, p := range t.Policy.Prefixes {
+		rows = append(rows, []string{"", fmt.Sprintf("%s below %s", p.Mode, appendonly.QuotePath("/"+p.Path))})
+	}
+	rows = append(rows, [][]string{
+		{"used", fmt.Sprintf("%s of %s in %d names", size(u.Used), limit(u.Limit), u.Files)},
+		{"", fmt.Sprintf("live %s, versions %s, unfinished %s, journal %s", size(u.Live), size(u.Versions), size(u.Staging), size(u.Journal))},
+		{"snapshots", strings.Join(t.Schedule.Snapshots, ", ")},
+		{"durability", string(t.Policy.Durability)},
+		{"created", stamp(t.Created)},
+	}...)
+	for _, row := range rows {
+		fmt.Fprintf(w, "%-12s%s\n", row[0], row[1])
+	}
+	fmt.Fprintln(w)
+	keyTable(w, r.Keys)
+}
+
+// tenant finds a tenant in the catalog.
+func (a *app) tenant(name string) (*tenant.Snapshot, tenant.Tenant, error) {
+	snap, err := a.catalog().Snapshot()
+	if err != nil {
+		return nil, tenant.Tenant{}, err
+	}
+	t, ok := snap.Tenant(name)
+	if !ok {
+		return nil, t, fmt.Errorf("tenant %q: %w", name, tenant.ErrNotFound)
+	}
+	return snap, t, nil
+}
+
+func (a *app) tenantSet() *cobra.Command {
+	var p policyFlags
+	c := &cobra.Command{Use: "set NAME", Short: "Change a tenant's policy, quota or schedule (never to something weaker)", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		ch, err := p.change(cmd)
+		if err != nil {
+			return err
+		}
+		return a.changeTenant(cmd, args[0], ch)
+	}}
+	p.register(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) tenantSuspend(use, short string, suspended bool) *cobra.Command {
+	c := &cobra.Command{Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		return a.changeTenant(cmd, args[0], tenant.Change{Suspended: &suspended})
+	}}
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) changeTenant(cmd *cobra.Command, name string, ch tenant.Change) error {
+	t, err := a.catalog().ChangeTenant(name, ch)
+	if err != nil {
+		return err
+	}
+	if !a.dryRun {
+		if err := a.reload(cmd.Context()); err != nil {
+			return err
+		}
+	}
+	return a.print("vaultd.tenant/v1", t, func(w io.Writer) {
+		state := "active"
+		if t.Suspended {
+			state = "suspended"
+		}
+		fmt.Fprintf(w, "tenant %s: %s, %s, quota %s\n", t.Name, state, t.Policy.Mode, limit(t.Quota.Bytes))
+	})
+}
+
+func (a *app) keyCommand() *cobra.Command {
+	c := &cobra.Command{Use: "key", Short: "Keys: who may log in, and what for"}
+	c.AddCommand(a.keyAdd(), a.keyList(), a.keyRevoke())
+	return c
+}
+
+func (a *app) keyAdd() *cobra.Command {
+	var k keyFlags
+	c := &cobra.Command{Use: "add TENANT", Short: "Give a tenant further keys", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		keys, err := a.newKeys(&k)
+		if err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			return &usageError{errors.New("no key given: --key FILE.pub")}
+		}
+		added, err := a.catalog().AddKeys(args[0], keys...)
+		if err != nil {
+			return err
+		}
+		if !a.dryRun {
+			if err := a.reload(cmd.Context()); err != nil {
+				return err
+			}
+		}
+		r := tenantJSON(tenant.Tenant{}, added, nil).Keys
+		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
+	}}
+	k.register(c)
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) keyList() *cobra.Command {
+	c := &cobra.Command{Use: "list TENANT", Short: "List a tenant's keys", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		snap, t, err := a.tenant(args[0])
+		if err != nil {
+			return err
+		}
+		var used map[string]tenant.Use
+		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
+			return err
+		}
+		r := tenantJSON(t, snap.Keys(t.ID), used).Keys
+		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
+	}}
+	a.jsonFlag(c)
+	return c
+}
+
+func keyTable(w io.Writer, keys []keyReply) {
+	var rows [][]string
+	for _, k := range keys {
+		state := "active"
+		switch {
+		case !k.Revoked.IsZero():
+			state = "revoked"
+		case !k.Expires.IsZero() && time.Now().After(k.Expires):
+			state = "expired"
+		case !k.Expires.IsZero():
+			state = "until " + stamp(k.Expires)
+		}
+		from := "any"
+		if len(k.From) > 0 {
+			from = strings.Trim(fmt.Sprint(k.From), "[]")
+		}
+		rows = append(rows, []string{k.ID, k.Role.String(), state, from, ago(k.LastUsed), k.Comment, k.Fingerprint})
+	}
+	table(w, []string{"ID", "ROLE", "STATE", "FROM", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
+}
+
+func (a *app) keyRevoke() *cobra.Command {
+	c := &cobra.Command{Use: "revoke TENANT KEY", Short: "Refuse a key from now on and for ever (KEY: its id or fingerprint)", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
+		k, err := a.catalog().RevokeKey(args[0], args[1])
+		if err != nil {
+			return err
+		}
+		if !a.dryRun {
+			if err := a.reload(cmd.Context()); err != nil {
+				return err
+			}
+		}
+		r := tenantJSON(tenant.Tenant{}, []tenant.Key{k}, nil).Keys
+		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
+	}}
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}

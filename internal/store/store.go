@@ -1,0 +1,421 @@
+// Package store holds a vaultd store's directory: its catalog, its tenants' datasets, and the vaults
+// that are open.
+//
+//	vaultd.db, state.db    the catalog, and what the server learned (package tenant)
+//	host_ed25519_key       the server's host key
+//	tenants/<id>/          one dataset per tenant (package volume)
+//	schedule.json          when the snapshot schedules were last due
+//	lock                   flock(2): one process has the datasets at a time
+//
+// A vault is opened when a session, the schedule or an operator needs it, and closed when it has been
+// idle for a while. It is the one place where catalog, volume, quota and core are put together:
+// quota.Volume over volume.Volume below appendonly.Vault.
+//
+// It guarantees that one process at a time has a store's datasets. It does not authenticate anybody.
+//
+// Concurrency: all methods may be called by many goroutines. Store.mu guards the table of vaults and
+// is never held across I/O; each slot's mutex serializes opening and closing one vault.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vaultd/internal/appendonly"
+	"vaultd/internal/journal"
+	"vaultd/internal/quota"
+	"vaultd/internal/snapshot"
+	"vaultd/internal/tenant"
+	"vaultd/internal/volume"
+)
+
+// Driver makes and finds tenants' datasets, and gives scheduled snapshots a body of their own where
+// the file system can. Its datasets are directories in volume's layout.
+type Driver interface {
+	// Create makes an empty dataset. One that is there already is fs.ErrExist.
+	Create(ctx context.Context, id string) error
+	// Path is where a dataset is; fs.ErrNotExist when it is not.
+	Path(id string) (string, error)
+	// Snapshot is called after the journal has recorded a scheduled or manual snapshot.
+	Snapshot(ctx context.Context, id, name string) error
+}
+
+// Directory is the embedded default: a dataset is a directory, and a snapshot is its journal record.
+type Directory struct{ Dir string }
+
+var _ Driver = Directory{}
+
+// Create makes dir/id.
+func (d Directory) Create(_ context.Context, id string) error {
+	if err := os.MkdirAll(d.Dir, 0o750); err != nil {
+		return err
+	}
+	return volume.Create(filepath.Join(d.Dir, id))
+}
+
+// Path returns dir/id.
+func (d Directory) Path(id string) (string, error) {
+	p := filepath.Join(d.Dir, id)
+	_, err := os.Lstat(p)
+	return p, err
+}
+
+// Snapshot does nothing: the instant in the journal is the snapshot.
+func (Directory) Snapshot(context.Context, string, string) error { return nil }
+
+// Config is how a store works.
+type Config struct {
+	Log                        *slog.Logger
+	Now                        func() time.Time // nil: time.Now
+	FloorBytes, FloorInodes    uint64           // what the file system keeps free
+	BarrierEvery, SegmentEvery time.Duration    // see appendonly.Config
+	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
+	Driver                     Driver           // nil: Directory in the store
+}
+
+// ErrInUse says that another process has the store's datasets.
+var ErrInUse = errors.New("store is in use by another process")
+
+// Store is an open store.
+type Store struct {
+	Dir     string
+	Catalog *tenant.DB
+	cfg     Config
+	lock    *os.File
+	boot    string
+	floor   *quota.Floor
+
+	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
+
+	mu    sync.Mutex // guards slots
+	slots map[string]*slot
+}
+
+// slot is one tenant's place in the table of vaults.
+type slot struct {
+	id     string
+	pushes snapshot.Pushes
+
+	mu    sync.Mutex // serializes opening and closing; guards what follows
+	vault *appendonly.Vault
+	quota *quota.Volume
+	vol   *volume.Volume
+	users int
+	idle  time.Time // since when nobody uses it
+}
+
+// Create makes an empty store in dir; what is there already stays and is no error.
+func Create(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "tenants"), 0o750); err != nil {
+		return err
+	}
+	if err := tenant.New(dir, tenant.Options{}).Create(); err != nil && !errors.Is(err, tenant.ErrConflict) {
+		return err
+	}
+	return nil
+}
+
+// Open opens the store in dir and takes its lock; ErrInUse when another process has it.
+func Open(dir string, cfg Config) (*Store, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.IdleClose == 0 {
+		cfg.IdleClose = 5 * time.Minute
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Driver == nil {
+		cfg.Driver = Directory{filepath.Join(dir, "tenants")}
+	}
+	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
+		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	s.boot = string(boot[:len(boot)-1])
+	if err := s.takeLock(); err != nil {
+		return nil, err
+	}
+	if err := s.Reload(); err != nil {
+		s.lock.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) takeLock() error {
+	if _, err := os.Stat(filepath.Join(s.Dir, tenant.FileName)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("no store in %s: %w", s.Dir, tenant.ErrNotFound)
+		}
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(s.Dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return ErrInUse
+	}
+	s.lock = f
+	return nil
+}
+
+// Tenants returns the catalog as of the last Reload.
+func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }
+
+// Reload reads the catalog again, gives open vaults their policy and quota, and seals what revoked
+// keys left.
+func (s *Store) Reload() error {
+	next, err := s.Catalog.Snapshot()
+	if err != nil {
+		return err
+	}
+	last := s.snap.Swap(next)
+	for _, sl := range s.openSlots() {
+		t, ok := next.TenantByID(sl.id)
+		if !ok {
+			continue
+		}
+		sl.mu.Lock()
+		if sl.vault != nil {
+			sl.vault.SetPolicy(policyOf(t))
+			sl.quota.SetLimits(limitsOf(t))
+		}
+		sl.mu.Unlock()
+	}
+	return s.sealRevoked(last, next)
+}
+
+// sealRevoked seals the unfinished files of keys that were revoked between two snapshots of the catalog.
+func (s *Store) sealRevoked(last, next *tenant.Snapshot) error {
+	if last == nil {
+		return nil
+	}
+	var errs error
+	for _, t := range next.Tenants() {
+		for _, k := range next.Keys(t.ID) {
+			before, ok := last.Key(k.ID)
+			if k.Revoked.IsZero() || !ok || !before.Revoked.IsZero() {
+				continue
+			}
+			errs = errors.Join(errs, s.With(context.Background(), t.ID, func(v *appendonly.Vault) error { return v.SealKey(k.ID) }))
+		}
+	}
+	return errs
+}
+
+func (s *Store) openSlots() []*slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*slot, 0, len(s.slots))
+	for _, sl := range s.slots {
+		out = append(out, sl)
+	}
+	return out
+}
+
+func policyOf(t tenant.Tenant) appendonly.Policy {
+	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
+		Suspended: t.Suspended, SyncClose: t.Policy.Durability == tenant.AtClose}
+	if p.ResumeWindow == 0 {
+		p.ResumeWindow = -1 // the catalog's zero is not the core's default
+	}
+	for _, x := range t.Policy.Prefixes {
+		p.Prefixes = append(p.Prefixes, appendonly.Prefix{Path: x.Path, Mode: x.Mode})
+	}
+	return p
+}
+
+// What a tenant may use beyond its limit: for locks, and for the records of removals and renames (P7).
+const (
+	slack   = 1 << 20
+	reserve = 64 << 20
+)
+
+func limitsOf(t tenant.Tenant) quota.Limits {
+	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve}
+}
+
+// With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
+func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) error) error {
+	v, done, err := s.Vault(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return f(v)
+}
+
+// Vault returns a tenant's vault, opened if need be. done must be called when it is not used any more.
+func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
+	s.mu.Lock()
+	sl := s.slots[id]
+	if sl == nil {
+		sl = &slot{id: id}
+		s.slots[id] = sl
+	}
+	s.mu.Unlock()
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.vault == nil {
+		if err := s.open(ctx, sl); err != nil {
+			return nil, nil, err
+		}
+	}
+	sl.users++
+	var once sync.Once
+	return sl.vault, func() { once.Do(func() { s.release(sl) }) }, nil
+}
+
+func (s *Store) release(sl *slot) {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	sl.users--
+	sl.idle = s.cfg.Now()
+}
+
+// open opens a tenant's vault; the slot's lock is held.
+func (s *Store) open(ctx context.Context, sl *slot) error {
+	t, ok := s.Tenants().TenantByID(sl.id)
+	if !ok {
+		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
+	}
+	path, err := s.cfg.Driver.Path(sl.id)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = s.cfg.Driver.Create(ctx, sl.id); err == nil {
+			path, err = s.cfg.Driver.Path(sl.id)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("find dataset of %s: %w", t.Name, err)
+	}
+	vol, err := volume.Open(path)
+	if err != nil {
+		return fmt.Errorf("open dataset of %s: %w", t.Name, err)
+	}
+	var vault *appendonly.Vault
+	totals := func() quota.Totals {
+		if vault == nil {
+			return quota.Totals{}
+		}
+		bytes, files := vault.Totals()
+		return quota.Totals{Bytes: bytes, Files: files}
+	}
+	q := quota.New(vol, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
+	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
+		Policy: policyOf(t), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
+		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
+	if err != nil {
+		return errors.Join(fmt.Errorf("open vault of %s: %w", t.Name, err), vol.Close())
+	}
+	sl.vault, sl.quota, sl.vol = vault, q, vol
+	s.writePolicyCopy(path, t)
+	return nil
+}
+
+// writePolicyCopy leaves the policy in the dataset, for whoever adopts it without the catalog. It is
+// never read back by this store.
+func (s *Store) writePolicyCopy(path string, t tenant.Tenant) {
+	b, err := json.MarshalIndent(t, "", "  ")
+	if err == nil {
+		err = writeFile(filepath.Join(path, "policy.json"), append(b, '\n'))
+	}
+	if err != nil {
+		s.cfg.Log.Warn("copy policy into the dataset", "tenant", t.Name, "error", err.Error())
+	}
+}
+
+// writeFile replaces a small file at once.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, 0o640); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// Close closes every vault and gives up the lock. Sessions must have ended.
+func (s *Store) Close() error {
+	var errs error
+	for _, sl := range s.openSlots() {
+		sl.mu.Lock()
+		errs = errors.Join(errs, sl.close())
+		sl.mu.Unlock()
+	}
+	return errors.Join(errs, s.lock.Close())
+}
+
+// close closes the slot's vault; its lock is held.
+func (sl *slot) close() error {
+	if sl.vault == nil {
+		return nil
+	}
+	err := errors.Join(sl.vault.Close(), sl.vol.Close())
+	sl.vault, sl.quota, sl.vol = nil, nil, nil
+	return err
+}
+
+// ErrTenantInUse says that a tenant has sessions, and what was asked needs it for itself.
+var ErrTenantInUse = errors.New("tenant is in use")
+
+// RebuildIndex makes a tenant's index anew from its journal and returns the number of records. The
+// tenant must have no sessions.
+func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, err error) {
+	err = s.With(ctx, id, func(*appendonly.Vault) error { return nil }) // whatever a crash left is repaired first
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	sl := s.slots[id]
+	s.mu.Unlock()
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.users > 0 || sl.vault == nil {
+		return 0, ErrTenantInUse
+	}
+	index := sl.vol.IndexPath()
+	if err := sl.close(); err != nil {
+		return 0, err
+	}
+	if err := journal.RemoveIndex(index); err != nil {
+		return 0, err
+	}
+	if err := s.open(ctx, sl); err != nil {
+		return 0, err
+	}
+	sl.idle = s.cfg.Now()
+	return uint64(sl.vault.Head()), nil
+}
+
+// ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
+func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
+	path, err := s.cfg.Driver.Path(id)
+	if err != nil {
+		return fmt.Errorf("find dataset: %w", err)
+	}
+	v, err := volume.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(v), v.Close())
+}
