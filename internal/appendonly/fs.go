@@ -504,7 +504,7 @@ func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
 type File struct {
 	content Content
 	info    Info
-	id      journal.ID
+	hash    journal.Hash
 }
 
 // ReadAt follows io.ReaderAt.
@@ -520,6 +520,9 @@ func (r *File) ReadAt(p []byte, off int64) (int, error) {
 
 // Stat describes the file as it was opened.
 func (r *File) Stat() Info { return r.info }
+
+// SHA256 returns the digest that was recorded for the content; false while there is none.
+func (r *File) SHA256() ([32]byte, bool) { return r.hash, !r.hash.IsZero() }
 
 // Close releases the file.
 func (r *File) Close() error { return r.content.Close() }

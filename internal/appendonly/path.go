@@ -63,7 +63,7 @@ type Policy struct {
 	Mode         Mode
 	Prefixes     []Prefix      // other modes below some directories; the deepest match counts
 	SealAfter    time.Duration // how long ordinary names stay fresh; 0: sealed at CLOSE
-	ResumeWindow time.Duration // how long interrupted uploads are kept; 0: 24 h
+	ResumeWindow time.Duration // how long interrupted uploads are kept; 0: 24 h, negative: not at all
 	Suspended    bool          // read-only
 	SyncClose    bool          // durability = "close": CLOSE answers after a barrier
 }
@@ -78,10 +78,10 @@ type Prefix struct {
 const defaultWindow = 24 * time.Hour
 
 func (p *Policy) resumeWindow() time.Duration {
-	if p.ResumeWindow > 0 {
-		return p.ResumeWindow
+	if p.ResumeWindow == 0 {
+		return defaultWindow
 	}
-	return defaultWindow
+	return max(p.ResumeWindow, 0)
 }
 
 // ModeAt returns the mode of a cleaned path.

@@ -214,6 +214,9 @@ func (v *Vault) dirty() bool {
 	return len(v.unsynced) > 0 || journal.Seq(v.head.Load()) > v.covered
 }
 
+// Head returns the newest record's number: the present instant.
+func (v *Vault) Head() Seq { return journal.Seq(v.head.Load()) }
+
 // Err returns why the vault is read-only; nil when it is not.
 func (v *Vault) Err() error {
 	if p := v.failed.Load(); p != nil {
@@ -515,6 +518,13 @@ func (v *Vault) Snapshot(ctx context.Context, name, kind string) (SnapshotInfo, 
 		return SnapshotInfo{}, err
 	}
 	return SnapshotInfo{Name: name, At: r.Seq, Time: r.Time, Kind: kind}, nil
+}
+
+// Unnamed reports whether something changed since the newest snapshot.
+func (v *Vault) Unnamed() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.idx.Unnamed()
 }
 
 // Snapshots lists the tenant's snapshots, oldest first.

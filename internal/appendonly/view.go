@@ -355,7 +355,12 @@ func (f *FS) openEntry(path string, e *journal.Entry, info Info) (*File, error) 
 		c.Close()
 		return nil, pathError(OpRead, path, ErrQuarantined)
 	}
-	return &File{content: c, info: info, id: e.ID}, nil
+	hash, err := f.v.idx.Hash(e)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &File{content: c, info: info, hash: hash}, nil
 }
 
 // Hash computes a digest of a file's content with h. A push key may ask for what it made itself.

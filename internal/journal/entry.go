@@ -22,7 +22,7 @@ type Entry struct {
 	SHA256   Hash // zero: see Index.Hash
 	Meta     Meta
 	Target   string // of a symlink
-	Key      string // id of the key that made it
+	Key      string // id of the key that made it, or its content if it is a further name of one
 }
 
 // Settle is how long the key that made an entry may still set its times, mode and owner, as tools do

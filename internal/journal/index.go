@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -22,24 +23,27 @@ type Loc struct {
 // derived from the journal and may be deleted.
 //
 // Concurrency: Apply and Freeze are serialized by their caller (the vault's lock); everything else may
-// run at any time and sees whole records only as far as single keys go: callers that need several
-// lookups to agree hold the vault's lock.
+// run at any time and sees whole records: callers that need several lookups to agree hold the
+// vault's lock.
 type Index struct {
 	t     *table
 	dirs  *dirCache
-	state state // owned by the caller of Apply
+	state state  // owned by the caller of Apply
+	todo  []pair // what the record in hand changes; owned by the caller of Apply
 
 	live, past, records, files, fresh atomic.Int64 // state.Totals, readable by anyone
 }
 
 // state is what the index keeps beside its table's rows; written at every freeze.
 type state struct {
-	Head   Head
-	Epoch  Seq   // the record that began the present epoch of the clock
-	Second int64 // newest second that has a time mark
-	Totals Totals
-	Boot   string // of the machine when SetEnding was last called
-	Clean  bool   // the vault was closed in order
+	Head    Head
+	Epoch   Seq   // the record that began the present epoch of the clock
+	Second  int64 // newest second that has a time mark
+	Totals  Totals
+	Changed Seq    // the newest record that a client caused
+	Snapped Seq    // the newest snapshot
+	Boot    string // of the machine when SetEnding was last called
+	Clean   bool   // the vault was closed in order
 }
 
 const indexFormat = 1
@@ -100,6 +104,9 @@ func (x *Index) Totals() Totals {
 // Ending returns what SetEnding said last: on which boot of the machine, and whether the vault was
 // closed in order.
 func (x *Index) Ending() (boot string, clean bool) { return x.state.Boot, x.state.Clean }
+
+// Unnamed reports whether something changed since the newest snapshot. The caller of Apply is not running.
+func (x *Index) Unnamed() bool { return x.state.Changed > x.state.Snapped }
 
 // SetEnding notes it for the next Freeze.
 func (x *Index) SetEnding(boot string, clean bool) { x.state.Boot, x.state.Clean = boot, clean }
@@ -202,25 +209,33 @@ func (x *Index) Apply(r *Record, at, to Loc) error {
 	if r.Seq != x.state.Head.Seq+1 {
 		return fmt.Errorf("%w: record %d applied after %d", ErrCorrupt, r.Seq, x.state.Head.Seq)
 	}
+	before := x.state
+	x.todo = x.todo[:0]
 	if err := x.apply(r, at, to); err != nil {
+		x.state = before
 		return fmt.Errorf("apply record %d (%s): %w", r.Seq, r.Op, err)
 	}
 	x.mark(r)
+	x.t.putAll(x.todo)
 	x.state.Head = Head{r.Seq, r.Chain}
 	x.publishTotals()
 	return nil
 }
 
+// put adds a change to those of the record in hand. They take place together when it is applied:
+// until then the table does not show them.
+func (x *Index) put(key, value []byte) { x.todo = append(x.todo, pair{key, value}) }
+
 // mark keeps the way from times to instants: the first record of each second.
 func (x *Index) mark(r *Record) {
 	if x.state.Head.Seq == 0 || r.Op == OpEpoch {
 		x.state.Epoch, x.state.Second = r.Seq, -1<<62
-		x.t.put(seqKey(tabEpoch, r.Seq), present)
+		x.put(seqKey(tabEpoch, r.Seq), present)
 	}
 	if sec := r.Time.Unix(); sec > x.state.Second {
 		x.state.Second = sec
 		k := binary.BigEndian.AppendUint64(seqKey(tabTime, x.state.Epoch), uint64(max(sec, 0)))
-		x.t.put(k, binary.BigEndian.AppendUint64(nil, uint64(r.Seq)))
+		x.put(k, binary.BigEndian.AppendUint64(nil, uint64(r.Seq)))
 	}
 }
 
@@ -232,16 +247,18 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		x.state.Totals.Records++
 		return nil
 	case OpSnapshot:
+		x.state.Snapped = r.Seq
 		b, err := json.Marshal(Snapshot{Name: r.Note, Kind: r.What, At: r.Seq, Time: r.Time})
-		x.t.put(seqKey(tabSnap, r.Seq), b)
+		x.put(seqKey(tabSnap, r.Seq), b)
 		return err
 	case OpHash:
-		x.t.put(idKey(tabHash, r.ID), append([]byte(nil), r.SHA256[:]...))
+		x.put(idKey(tabHash, r.ID), append([]byte(nil), r.SHA256[:]...))
 		return nil
 	case OpVoid:
 		return x.applyVoid(r, at)
 	}
 	x.state.Totals.Records++
+	x.state.Changed = r.Seq
 	old, err := x.live1(at)
 	if err != nil {
 		return err
@@ -258,7 +275,7 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		if old.Kind == KindDir {
 			x.dirs.clear()
 		}
-		x.t.put(liveKey(at), nil)
+		x.put(liveKey(at), nil)
 		return x.end(r, at, old)
 	case OpSeal:
 		x.notFresh(at, old)
@@ -327,13 +344,13 @@ func (x *Index) end(r *Record, at Loc, e *Entry) error {
 }
 
 func (x *Index) putFresh(at Loc) {
-	x.t.put(append(dirKey(tabFresh, at.Dir), at.Name...), present)
+	x.put(append(dirKey(tabFresh, at.Dir), at.Name...), present)
 	x.state.Totals.Fresh++
 }
 
 func (x *Index) notFresh(at Loc, e *Entry) {
 	if e.Fresh {
-		x.t.put(append(dirKey(tabFresh, at.Dir), at.Name...), nil)
+		x.put(append(dirKey(tabFresh, at.Dir), at.Name...), nil)
 		x.state.Totals.Fresh--
 	}
 }
@@ -344,7 +361,7 @@ func (x *Index) putPast(r *Record, at Loc, e *Entry) {
 	}
 	v := binary.BigEndian.AppendUint64(nil, uint64(r.Seq))
 	v = binary.BigEndian.AppendUint64(v, uint64(r.Time.UnixNano()))
-	x.t.put(pastKey(at, e.From), e.append(v))
+	x.put(pastKey(at, e.From), e.append(v))
 }
 
 // dropLink forgets that at is a name of e's content and reports whether it was the last one.
@@ -352,17 +369,17 @@ func (x *Index) dropLink(at Loc, e *Entry) (bool, error) {
 	if !e.Linked {
 		return true, nil
 	}
-	x.t.put(linkKey(e.ID, at), nil)
-	rest, err := x.Links(e.ID)
-	return len(rest) == 0, err
+	x.put(linkKey(e.ID, at), nil)
+	links, err := x.Links(e.ID)
+	return !slices.ContainsFunc(links, func(l Loc) bool { return l != at }), err
 }
 
 func (x *Index) putLive(at Loc, e *Entry) {
-	x.t.put(liveKey(at), e.append(nil))
+	x.put(liveKey(at), e.append(nil))
 }
 
 func (x *Index) putParent(dir DirID, at Loc) {
-	x.t.put(dirKey(tabDirs, dir), append(binary.BigEndian.AppendUint64(nil, uint64(at.Dir)), at.Name...))
+	x.put(dirKey(tabDirs, dir), append(binary.BigEndian.AppendUint64(nil, uint64(at.Dir)), at.Name...))
 }
 
 func (x *Index) applyMeta(r *Record, at Loc, old *Entry) error {
@@ -401,11 +418,12 @@ func (x *Index) applyLink(at, to Loc, old *Entry, r *Record) error {
 	if !old.Linked {
 		old.Linked = true
 		x.putLive(at, old)
-		x.t.put(linkKey(old.ID, at), present)
+		x.put(linkKey(old.ID, at), present)
 	}
+	// The content's key stays: who links to it may do no more with it than before.
 	e := *old
-	e.From, e.Since, e.Key = r.Seq, r.Time, r.Key
-	x.t.put(linkKey(e.ID, to), present)
+	e.From, e.Since = r.Seq, r.Time
+	x.put(linkKey(e.ID, to), present)
 	x.putLive(to, &e)
 	x.state.Totals.Files++
 	return nil
@@ -421,7 +439,7 @@ func (x *Index) applyMove(r *Record, at, to Loc, old *Entry) error {
 			return err
 		}
 	}
-	x.t.put(liveKey(at), nil)
+	x.put(liveKey(at), nil)
 	x.putPast(r, at, old)
 	x.notFresh(at, old)
 	e := *old
@@ -430,8 +448,8 @@ func (x *Index) applyMove(r *Record, at, to Loc, old *Entry) error {
 		x.putFresh(to)
 	}
 	if e.Linked {
-		x.t.put(linkKey(e.ID, at), nil)
-		x.t.put(linkKey(e.ID, to), present)
+		x.put(linkKey(e.ID, at), nil)
+		x.put(linkKey(e.ID, to), present)
 	}
 	if e.Kind == KindDir {
 		x.dirs.clear()
@@ -441,15 +459,70 @@ func (x *Index) applyMove(r *Record, at, to Loc, old *Entry) error {
 	return nil
 }
 
-// applyVoid ends a name whose content a crash spoiled before it was acknowledged.
+// applyVoid ends a name whose content a crash spoiled before it was acknowledged. What the name stood
+// for until that content came may well have been acknowledged: the name stands for it again.
 func (x *Index) applyVoid(r *Record, at Loc) error {
-	x.t.put(idKey(tabVoid, r.ID), present)
+	x.put(idKey(tabVoid, r.ID), present)
 	e, err := x.live1(at)
 	if err != nil || e == nil || e.ID != r.ID {
 		return err
 	}
-	x.t.put(liveKey(at), nil)
-	return x.end(r, at, e)
+	x.put(liveKey(at), nil)
+	if err := x.end(r, at, e); err != nil {
+		return err
+	}
+	return x.restore(r, at, e.From)
+}
+
+// restore lets at stand for what it stood for until the record until, or if that was void too, for
+// what was there before it without a break.
+func (x *Index) restore(r *Record, at Loc, until Seq) error {
+	versions, err := x.Versions(at)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if v.To == Now { // the one that has just ended
+			continue
+		}
+		if v.To != until {
+			return nil
+		}
+		until = v.From
+		if !v.Kind.HasContent() {
+			return x.revive(r, at, v.Entry)
+		}
+		void, err := x.Void(v.ID)
+		if err != nil {
+			return err
+		}
+		if !void && v.ID != r.ID {
+			return x.revive(r, at, v.Entry)
+		}
+	}
+	return nil
+}
+
+// revive lets at stand for e, a version of it, again.
+func (x *Index) revive(r *Record, at Loc, e *Entry) error {
+	e.From, e.Since = r.Seq, r.Time
+	x.state.Totals.Files++
+	x.putLive(at, e)
+	if !e.Kind.HasContent() {
+		return nil
+	}
+	links, err := x.Links(e.ID)
+	if err != nil {
+		return err
+	}
+	if e.Linked {
+		x.put(linkKey(e.ID, at), present)
+	}
+	if len(links) == 0 {
+		x.state.Totals.Past -= Charge(e.Size)
+		x.state.Totals.Live += Charge(e.Size)
+	}
+	return nil
 }
 
 func (x *Index) live1(at Loc) (*Entry, error) {

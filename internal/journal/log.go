@@ -242,10 +242,10 @@ func (l *Log) write() error {
 		return nil
 	}
 	err = fmt.Errorf("append journal: %w", err)
-	if n > 0 {
-		if terr := l.file.Truncate(l.size); terr != nil {
-			l.fail = errors.Join(err, fmt.Errorf("cut journal: %w", terr))
-		}
+	// Also where nothing is said to be written: bytes that are there all the same would be taken for
+	// the record, and for a break in the chain what follows them.
+	if terr := l.file.Truncate(l.size); terr != nil {
+		l.fail = errors.Join(err, fmt.Errorf("cut journal: %w", terr))
 	}
 	return err
 }

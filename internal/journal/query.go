@@ -164,14 +164,14 @@ type Version struct {
 // Versions lists everything that at stood for, newest first.
 func (x *Index) Versions(at Loc) ([]Version, error) {
 	var out []Version
-	e, err := x.live1(at)
-	if err != nil {
-		return nil, err
-	}
-	if e != nil {
-		out = append(out, Version{e, Now, time.Time{}})
-	}
-	err = x.t.view(func(v *view) error {
+	err := x.t.view(func(v *view) error {
+		if b := v.get(liveKey(at)); b != nil {
+			e, err := decodeEntry(b)
+			if err != nil {
+				return err
+			}
+			out = append(out, Version{e, Now, time.Time{}})
+		}
 		prefix := pastKey(at, 0)
 		prefix = prefix[:len(prefix)-8]
 		var derr error

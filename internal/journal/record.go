@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,6 +93,7 @@ type line struct {
 	ATime    string            `json:"atime,omitempty"`
 	RDev     uint64            `json:"rdev,omitempty"`
 	XAttrs   map[string][]byte `json:"xattrs,omitempty"`
+	XAttrs64 []xattr64         `json:"xattrs64,omitempty"`
 	Target   string            `json:"target,omitempty"`
 	Target64 []byte            `json:"target64,omitempty"`
 	Fresh    bool              `json:"fresh,omitempty"`
@@ -102,6 +105,12 @@ type line struct {
 	Prev     string            `json:"prev,omitempty"`
 	Format   int               `json:"format,omitempty"`
 	Covers   Seq               `json:"covers,omitempty"`
+}
+
+// xattr64 is an attribute whose name is not UTF-8.
+type xattr64 struct {
+	Name  []byte `json:"name"`
+	Value []byte `json:"value"`
 }
 
 // The chain stands last on every line, so that the rest of the line is what was hashed.
@@ -187,8 +196,9 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 }
 
 func (r *Record) line() line {
-	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, XAttrs: r.Meta.XAttrs, Fresh: r.Fresh,
+	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, Fresh: r.Fresh,
 		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format, Covers: r.Covers}
+	l.XAttrs, l.XAttrs64 = splitXAttrs(r.Meta.XAttrs)
 	l.Path, l.Path64 = splitBytes(r.Path)
 	l.To, l.To64 = splitBytes(r.To)
 	l.Target, l.Target64 = splitBytes(r.Target)
@@ -233,7 +243,7 @@ func (l *line) record() (*Record, error) {
 		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format, Covers: l.Covers,
 		Path: joinBytes(l.Path, l.Path64), To: joinBytes(l.To, l.To64), Target: joinBytes(l.Target, l.Target64)}
 	r.Meta = NoMeta()
-	r.Meta.RDev, r.Meta.XAttrs = l.RDev, l.XAttrs
+	r.Meta.RDev, r.Meta.XAttrs = l.RDev, joinXAttrs(l.XAttrs, l.XAttrs64)
 	var err error
 	if l.ID != "" {
 		if r.ID, err = ParseID(l.ID); err != nil {
@@ -293,6 +303,34 @@ func joinBytes(s string, b []byte) string {
 		return string(b)
 	}
 	return s
+}
+
+func splitXAttrs(all map[string][]byte) (map[string][]byte, []xattr64) {
+	var odd []xattr64
+	for name, value := range all {
+		if !utf8.ValidString(name) {
+			odd = append(odd, xattr64{[]byte(name), value})
+		}
+	}
+	if len(odd) == 0 {
+		return all, nil
+	}
+	slices.SortFunc(odd, func(a, b xattr64) int { return bytes.Compare(a.Name, b.Name) })
+	plain := maps.Clone(all)
+	for _, x := range odd {
+		delete(plain, string(x.Name))
+	}
+	return plain, odd
+}
+
+func joinXAttrs(plain map[string][]byte, odd []xattr64) map[string][]byte {
+	for _, x := range odd {
+		if plain == nil {
+			plain = make(map[string][]byte, len(odd))
+		}
+		plain[string(x.Name)] = x.Value
+	}
+	return plain
 }
 
 // decimal is the journal's form of a time: seconds with nine decimals where they are not zero.

@@ -62,6 +62,15 @@ func (t *table) put(key, value []byte) {
 	t.mu.Unlock()
 }
 
+// putAll makes several changes at once: no reader sees some of them without the others.
+func (t *table) putAll(pairs []pair) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range pairs {
+		t.mem.ReplaceOrInsert(p)
+	}
+}
+
 // pending returns the number of changes that are only in memory.
 func (t *table) pending() int {
 	t.mu.RLock()
