@@ -23,12 +23,12 @@ func DefaultSchedule() Schedule {
 	return Schedule{Snapshots: []string{"@hourly", "@daily"}, PushEnd: true}
 }
 
-// maxLines bounds a schedule; measure keeps the set of lines due on a day in 16 bits.
-const maxLines = 16
+// MaxLines is how many cron lines a schedule may hold; measure keeps the set of lines due on a day in 16 bits.
+const MaxLines = 16
 
 func (s Schedule) normalized() (Schedule, error) {
-	if len(s.Snapshots) > maxLines {
-		return Schedule{}, fmt.Errorf("snapshots: %d lines of at most %d: %w", len(s.Snapshots), maxLines, ErrInvalid)
+	if len(s.Snapshots) > MaxLines {
+		return Schedule{}, fmt.Errorf("snapshots: %d lines of at most %d: %w", len(s.Snapshots), MaxLines, ErrInvalid)
 	}
 	var faults []error
 	lines := []string{}
