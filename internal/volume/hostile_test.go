@@ -189,3 +189,18 @@ func TestFifoContents(t *testing.T) {
 		t.Error("Resume of a fifo succeeded")
 	}
 }
+
+// TestReplacedParent: a directory that somebody made anew (rebuild --tree does) is found in spite of the
+// descriptor of the old one.
+func TestReplacedParent(t *testing.T) {
+	v, dir := newVolume(t)
+	id := volumetest.PutSealed(t, v, []byte("x"))
+	must(t, v.Mkdir("d"))
+	must(t, os.Remove(filepath.Join(dir, "files", "d")))
+	wantErr(t, "Link into a removed directory", v.Link(id, "d/x"), fs.ErrNotExist)
+	must(t, os.Mkdir(filepath.Join(dir, "files", "d"), 0o750))
+	must(t, v.Link(id, "d/x"))
+	must(t, os.RemoveAll(filepath.Join(dir, "files", "d")))
+	must(t, os.Mkdir(filepath.Join(dir, "files", "d"), 0o750))
+	must(t, v.Link(id, "d/y"))
+}

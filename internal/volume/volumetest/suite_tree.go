@@ -117,6 +117,7 @@ func testRename(t *testing.T, v appendonly.Volume) {
 	must(t, v.Mkdir("old/sub"))
 	must(t, v.Link(a, "old/sub/f"))
 	must(t, v.Rename("old", "new"))
+	wantErr(t, "Link below the old name", v.Link(b, "old/sub/h"), fs.ErrNotExist)
 	must(t, v.Link(b, "new/sub/g"))
 	must(t, v.Mkdir("old")) // what was cached for old must not be taken for it
 	must(t, v.Mkdir("old/sub"))
