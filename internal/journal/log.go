@@ -104,8 +104,8 @@ func (l *Log) openSegment(end, from Head, replay func(*Record) error) (*Tail, er
 			if err == io.EOF {
 				break
 			}
-			if sc.head.Seq < from.Seq {
-				return nil, err // what the index saw was stable
+			if sc.head.Seq < from.Seq || errors.Is(err, errForeign) {
+				return nil, err // what the index saw was stable; what is whole is not torn
 			}
 			tail.Torn = size - sc.offset
 			break
@@ -341,6 +341,9 @@ func (r *Reader) All(f func(rec *Record, line []byte) error) (Head, int64, error
 		if err == io.EOF {
 			return head, 0, nil
 		}
+		if errors.Is(err, errForeign) {
+			return head, 0, err
+		}
 		if err != nil {
 			return head, size - sc.offset, nil
 		}
@@ -423,6 +426,9 @@ func newScanner(r io.Reader, head Head, known bool) *scanner {
 	return &scanner{r: bufio.NewReaderSize(r, 1<<20), head: head, known: known}
 }
 
+// errForeign is a segment that is whole by its own word: the one before it is missing, or it is of another journal.
+var errForeign = errors.New("segment does not follow from record")
+
 func (s *scanner) next() (*Record, []byte, error) {
 	b, err := s.r.ReadSlice('\n')
 	if err == bufio.ErrBufferFull {
@@ -440,7 +446,7 @@ func (s *scanner) next() (*Record, []byte, error) {
 	}
 	if s.known {
 		if rec.Op == OpSegment && rec.Prev != s.head.Chain {
-			return nil, nil, fmt.Errorf("%w: segment does not follow from record %d", ErrCorrupt, s.head.Seq)
+			return nil, nil, fmt.Errorf("%w: %w %d", ErrCorrupt, errForeign, s.head.Seq)
 		}
 		if rec.Seq != s.head.Seq+1 {
 			return nil, nil, fmt.Errorf("%w: record %d after record %d", ErrCorrupt, rec.Seq, s.head.Seq)
