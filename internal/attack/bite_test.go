@@ -36,6 +36,7 @@ var faults = map[string]string{
 	"mode-blocks setmeta":            "own-metadata-window",
 	"handle-by-path":                 "fsetstat-by-path",
 	"open-reserves":                  "claim-many",
+	"resume-empty":                   "resume-too-early",
 	"uploads-shared":                 "resume-other-key",
 	"fresh":                          "fresh-rewrite",
 	"fresh-by-name rename-away":      "rename-away-to-temp",

@@ -325,11 +325,7 @@ func differ(want, got []byte) string {
 // eventually repeats f until it succeeds or patience ends: for what follows a lost connection, which the
 // server notices when it does.
 func (e *Env) eventually(f func() error) error {
-	patience := e.Patience
-	if patience == 0 {
-		patience = 5 * time.Second
-	}
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(e.patience())
 	for {
 		err := f()
 		if err == nil || time.Now().After(deadline) {
@@ -337,4 +333,11 @@ func (e *Env) eventually(f func() error) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+func (e *Env) patience() time.Duration {
+	if e.Patience > 0 {
+		return e.Patience
+	}
+	return 5 * time.Second
 }

@@ -92,7 +92,7 @@ func (c *modelClient) Open(p string, f attack.Flag, a attack.Attrs) (attack.Hand
 	switch {
 	case m.fault["open-reserves"] && m.reserved(p, c):
 		return nil, errDenied
-	case old == nil && mine == nil && f&attack.Create == 0:
+	case old == nil && mine == nil && f&attack.Create == 0 && m.opened(p, c.key) == nil:
 		return nil, fs.ErrNotExist
 	case old != nil && f&attack.Exclusive != 0 && !m.fault["exclusive"]:
 		return nil, fs.ErrExist
@@ -118,6 +118,16 @@ func (c *modelClient) Open(p string, f attack.Flag, a attack.Attrs) (attack.Hand
 	c.open[u] = true
 	m.open = append(m.open, u)
 	return u, nil
+}
+
+// opened is, with the fault "resume-empty", what key is writing now by the name p.
+func (m *model) opened(p, key string) *upload {
+	for _, u := range m.open {
+		if m.fault["resume-empty"] && u.p == p && u.c.key == key && !u.closed {
+			return u
+		}
+	}
+	return nil
 }
 
 func (m *model) reserved(p string, by *modelClient) bool {
@@ -194,6 +204,9 @@ func (c *modelClient) stat(p string, follow bool) (attack.Info, error) {
 	defer c.lock(&p)()
 	_, seq, n, err := c.m.resolve(p, follow)
 	if u := c.m.pending[path.Clean("/"+p)]; err != nil && u != nil && (u.c.key == c.key || c.m.fault["uploads-shared"]) {
+		return attack.Info{Mode: regular, Size: uint64(len(u.data))}, nil
+	}
+	if u := c.m.opened(path.Clean("/"+p), c.key); err != nil && u != nil {
 		return attack.Info{Mode: regular, Size: uint64(len(u.data))}, nil
 	}
 	if err == nil && seq != live && c.m.fault["views-by-mtime"] && n.mtime == 1 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"time"
 )
 
 // uploadSpecs attack what is still being written, and what was opened before it was sealed.
@@ -34,6 +35,9 @@ func uploadSpecs() []spec {
 		{name: "resume-other-key", promise: P1, want: harmless, who: thief, files: []string{},
 			story: "Looks for, reads and resumes another key's interrupted upload.",
 			do:    resumeOther},
+		{name: "resume-too-early", promise: P4, want: harmless, who: twin, files: []string{},
+			story: "Resumes the owner's upload while the server still believes in the connection that began it: whole or refused, never with a hole.",
+			do:    resumeEarly},
 		{name: "remove-other-key-upload", promise: P1, want: harmless, who: thief, files: []string{},
 			story: "Removes, renames and cuts another key's interrupted upload.",
 			do:    removeOther},
@@ -212,13 +216,40 @@ func (a *act) interrupted(name string) (string, error) {
 	if err := a.env.Owner.Drop(); err != nil {
 		return p, setup("drop", err)
 	}
-	return p, setup("see the own interrupted upload", a.env.eventually(func() error {
+	err = setup("see the own interrupted upload", a.env.eventually(func() error {
 		info, err := a.env.Owner.Stat(p)
 		if err == nil && info.Size != 1024 {
 			err = fmt.Errorf("it has %d bytes", info.Size)
 		}
 		return err
 	}))
+	// The answer may come before the server has noticed the loss; resume-too-early is about that.
+	time.Sleep(a.env.patience() / 20)
+	return p, err
+}
+
+// resumeEarly is what a client does that has lost its connection and is back before the server noticed:
+// STAT tells how much is there, OPEN without TRUNC, and the rest from there on.
+func resumeEarly(a *act) error {
+	p := a.dir + "/early"
+	h, err := a.env.Owner.Open(p, Write|Create|Truncate, Attrs{})
+	if err != nil {
+		return setup("open", err)
+	}
+	if err := h.WriteAt(content(p)[:1024], 0); err != nil {
+		return setup("write", err)
+	}
+	info, err := a.c.Stat(p)
+	if err == nil {
+		err = a.write(p, Write, info.Size, content(p)[info.Size:])
+	}
+	if err == nil {
+		return errors.Join(a.env.holds(p, content(p)), setup("drop", a.env.Owner.Drop()))
+	}
+	if err := errors.Join(h.WriteAt(content(p)[1024:], 1024), h.Close()); err != nil {
+		return broken("the refused resumption has cost the upload: %w", err)
+	}
+	return errors.Join(err, a.env.holds(p, content(p)))
 }
 
 // finish lets the owner resume what interrupted left, and wants the whole content in the end.

@@ -29,7 +29,7 @@ var commands = map[string]command{
 	"md5": {run: digests("md5")}, "sha1": {run: digests("sha1")}, "sha256": {run: digests("sha256")}, "rclone": {run: rclone},
 }
 
-const helpText = `This is a backup vault: it takes files by SFTP and keeps them. Nothing sealed can be changed or removed.
+const helpText = `This is a backup vault: it takes files by SFTP, and what it took stays readable, whatever a client does.
 
   help                    this text
   version                 the server's version
