@@ -309,7 +309,27 @@ func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
+	for {
+		u, running, err := f.create(path, o, meta)
+		if running == nil {
+			return u, err
+		}
+		if running.f == f {
+			if running.join() {
+				return running, nil
+			}
+		} else {
+			running.Abort()
+		}
+	}
+}
+
+// create is Create, unless this key is still writing the name without having truncated it: then it
+// returns that upload. A second handle of the same session shares it. One of another session is taken for
+// lost, as its client must have: what arrived is gone on with, or the client, which was told
+// how much is there, would leave a hole.
+func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload, err error) {
+	u = &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, handles: 1, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
 	f.v.mu.Lock()
 	s, err := f.spot(OpCreate, path)
 	if err == nil {
@@ -317,13 +337,19 @@ func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
 	}
 	if err != nil {
 		f.v.mu.Unlock()
-		return nil, err
+		return nil, nil, err
+	}
+	if !o.Truncate && !o.Exclusive {
+		if up := f.v.ownUpload(s.loc, f.who.Key); up != nil && !up.interrupted && (up.f == f || s.entry == nil) {
+			f.v.mu.Unlock()
+			return nil, up, nil
+		}
 	}
 	u.name, u.loc, u.locks = "/"+s.rel, s.loc, s.locks
 	resumed := f.takeUp(u, &s, o)
 	f.v.mu.Unlock()
 	if err := u.begin(&s, o, resumed); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.v.mu.Lock()
 	f.v.uploads[u.loc] = append(f.v.uploads[u.loc], u)
@@ -331,9 +357,9 @@ func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
 	f.v.mu.Unlock()
 	if err := f.started(u); err != nil {
 		u.Discard()
-		return nil, err
+		return nil, nil, err
 	}
-	return u, nil
+	return u, nil, nil
 }
 
 // admitUpload refuses at once what closing the upload could only refuse. v.mu is held.
@@ -369,13 +395,14 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 	return nil
 }
 
-// takeUp finds the interrupted upload that u goes on with, and drops it when u starts anew. v.mu is held.
+// takeUp finds the interrupted upload that u goes on with, and drops it when u starts anew. Where
+// the name stands for something, that is what the client was shown and means. v.mu is held.
 func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
 	old := f.v.interruptedUpload(s.loc, f.who.Key)
 	if old == nil {
 		return nil
 	}
-	if o.Truncate || o.Exclusive {
+	if o.Truncate || o.Exclusive || s.entry != nil {
 		f.v.dropUpload(old)
 		return nil
 	}

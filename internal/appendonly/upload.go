@@ -39,6 +39,7 @@ type Upload struct {
 	writes sync.WaitGroup // writes under way; added to under mu, while not closed
 
 	mu      sync.Mutex // guards what follows
+	handles int        // that share it; the last one to close publishes
 	staged  Staged
 	base    Content // nil when there is none
 	visible int64   // bytes of base that were not cut off
@@ -265,12 +266,27 @@ func (u *Upload) hash() (journal.Hash, error) {
 	return hashContent(u.staged, u.size)
 }
 
-// Close publishes: it claims the name, at once and for ever. On an error nothing became visible.
+// join adds a handle, unless the upload has ended.
+func (u *Upload) join() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return false
+	}
+	u.handles++
+	return true
+}
+
+// Close publishes: it claims the name, at once and for ever. On an error nothing became visible. Where
+// Create returned the same upload several times, only the last Close does.
 func (u *Upload) Close() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return ErrClosed
+	}
+	if u.handles--; u.handles > 0 {
+		return u.err
 	}
 	u.closed = true
 	u.mu.Unlock()
@@ -434,6 +450,16 @@ func (u *Upload) whole() int64 {
 		return u.ranges[len(u.ranges)-1].to
 	}
 	return u.ranges[0].to
+}
+
+// resumable is whole for those who do not hold the lock.
+func (u *Upload) resumable() int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return u.size
+	}
+	return u.whole()
 }
 
 // takeOverPrefix makes the staged content exactly the first n bytes. mu is held.

@@ -252,7 +252,11 @@ func (f *FS) infoOfNode(n node) (Info, error) {
 	case n.lock != nil:
 		return n.lock.info(n.name), nil
 	case n.up != nil:
-		return n.up.info(n.name), nil
+		info := n.up.info(n.name)
+		if n.up.f != f {
+			info.Size = n.up.resumable() // what a client that was cut off can go on from
+		}
+		return info, nil
 	}
 	info := infoOf(n.name, n.entry)
 	if n.entry.Linked && n.when == journal.Now {

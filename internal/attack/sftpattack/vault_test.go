@@ -83,15 +83,6 @@ func (n *tenant) client(key string) *sftpattack.Client {
 	return c
 }
 
-// knownHoles are cases that the vault does not hold yet, with where the fault is. A row that holds
-// fails the test, so that it is taken out.
-var knownHoles = map[string]string{
-	"strict resume-too-early":    earlyHole,
-	"versioned resume-too-early": earlyHole,
-}
-
-const earlyHole = "internal/appendonly, takeUp: STAT tells the size of an upload that is still open, OPEN without TRUNC starts an empty one"
-
 const limit, small = 1 << 30, 8 << 20
 
 // judge runs the whole suite against a tenant of mode. client makes clients of a tenant's key.
@@ -109,16 +100,11 @@ func judge(t *testing.T, mode appendonly.Mode, client func(n *tenant, key string
 	results, err := attack.Run(t.Context(), e, attack.Cases())
 	must(t, err)
 	for _, r := range results {
-		hole, known := knownHoles[mode.String()+" "+r.Name]
-		switch {
-		case r.Outcome == attack.NotApplicable:
+		switch r.Outcome {
+		case attack.NotApplicable:
 			t.Errorf("%s: not applicable: %v; SFTP can say everything", r.Name, r.Err)
-		case r.Outcome == attack.Broken && known:
-			t.Logf("%s (%s) is a known hole: %s", r.Name, r.Promise, hole)
-		case r.Outcome == attack.Broken:
+		case attack.Broken:
 			t.Errorf("%s (%s): %s\n%v", r.Name, r.Promise, r.Story, r.Err)
-		case known:
-			t.Errorf("%s holds: take it out of the known holes (%s)", r.Name, hole)
 		}
 	}
 }
