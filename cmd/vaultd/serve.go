@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -73,7 +74,7 @@ func newLogger(w io.Writer, format, level string) *slog.Logger {
 	case format == "json", format == "auto" && !tty:
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
 	case tty:
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
 }
@@ -252,6 +253,9 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	g.Go(func() error { return console.Serve(gctx, sock) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
+	if os.Getenv("GOMAXPROCS") == "" {
+		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })
+	}
 	for _, addr := range addrs {
 		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)
 	}
