@@ -1,0 +1,36 @@
+// Package appendonly is the core: what a client may do to a tenant's data, and the only way to do it.
+//
+//	policy.go      Decide: the whole policy, pure: mode, role, operation, state -> effect
+//	fs.go          FS, one session's view: opening and creating
+//	namespace.go   FS: directories, links, removing, renaming, attributes
+//	view.go        FS: looking up and listing, live and in the past (/.vault)
+//	upload.go      a content being written; digest.go, extents.go: its hash and its ranges
+//	publish.go     a content gets its name; sealing what was fresh
+//	vault.go       Vault: one tenant; barrier, snapshots, what is done from time to time
+//	recover.go     what a crash left
+//	scratch.go     locks of repositories
+//	volume.go      what the core needs of a dataset
+//
+// # Glossary
+//
+// A content is bytes under an id that is never used again. It is staged while it can be written, and
+// sealed for ever after. A name stands for a content, a directory or a symlink. An upload is a staged
+// content that has no name yet: open while its client writes, interrupted when that is gone. A fresh
+// file has been closed under a temporary name and is not sealed yet: its key may rename, remove or write it
+// again, for a day. A sealed name never stands for less: in strict mode it does not move on at
+// all, in versioned mode what it stood for stays readable at every instant at which it did. An instant
+// is a record's number in the journal. A barrier makes everything before it stable.
+//
+// # Guarantees
+//
+// P1, P2, P3 and P5 of DESIGN.md §1, and P4 for what Barrier covered. There is no verb that ends a
+// sealed content. Every change is in the journal before its reply (P6). A refusal is a *DeniedError, which
+// names its promise. Two guards stand behind each other: Decide refuses; and the volume, which
+// knows nothing of it, gives a name only by link(2), never drops the last link of a content, and has
+// no write descriptor of what was sealed.
+//
+// It does not free anything, authenticate anybody, or keep what is on disk from whoever has the
+// server's rights there.
+//
+// Concurrency: see Vault for the locks and their order.
+package appendonly
