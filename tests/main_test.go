@@ -1,0 +1,84 @@
+package tests
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// full asks for the long runs: tests/run --full.
+var full = flag.Bool("full", false, "run everything as often as before a release: 200 crashes instead of 20")
+
+// vaultdBin is the program under test. The scripts' own processes find it in the environment.
+const vaultdBin = "E2E_VAULTD"
+
+// tools are the programs that the tests need, with what tells their version.
+var tools = [][]string{
+	{"ssh", "-V"}, {"sftp"}, {"scp"}, {"ssh-keygen"}, {"rclone", "version"}, {"restic", "version"}, {"sshfs", "--version"}, {"fusermount3", "--version"},
+	{"lftp", "--version"}, {"duplicity", "--version"}, {"/usr/bin/python3", "-c", "import paramiko; print('paramiko', paramiko.__version__)"},
+	{"curl", "--version"}, {"gcc", "--version"}, {"go", "version"},
+}
+
+func TestMain(m *testing.M) {
+	commands := map[string]func(){"vaultd": func() { become(os.Getenv(vaultdBin), os.Args[1:]...) }}
+	for _, id := range identities {
+		commands[id.name] = func() { asIdentity(id, os.Args[1:]) }
+	}
+	testscript.Main(suite{m}, commands)
+}
+
+// suite builds the program once, before the tests.
+type suite struct{ *testing.M }
+
+func (s suite) Run() int {
+	flag.Parse()
+	dir, err := prepare()
+	if dir != "" {
+		defer os.RemoveAll(dir)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "tests: %v\n", err)
+		return 1
+	}
+	return s.M.Run()
+}
+
+// prepare tells the versions of the clients, which must all be there, and builds vaultd.
+func prepare() (dir string, err error) {
+	var errs error
+	for _, t := range tools {
+		path, err := exec.LookPath(t[0])
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s is missing: tests/run says what to install", t[0]))
+			continue
+		}
+		if len(t) == 1 {
+			continue
+		}
+		out, err := exec.Command(path, t[1:]...).CombinedOutput()
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w: %s", strings.Join(t, " "), err, out))
+		}
+		line, _, _ := strings.Cut(string(out), "\n")
+		fmt.Printf("%-12s %s\n", filepath.Base(t[0]), line)
+	}
+	if errs != nil {
+		return "", errs
+	}
+	if dir, err = os.MkdirTemp("", "vaultd-e2e-"); err != nil {
+		return "", err
+	}
+	bin := filepath.Join(dir, "vaultd")
+	out, err := exec.Command("go", "build", "-race", "-o", bin, "vaultd/cmd/vaultd").CombinedOutput()
+	if err != nil {
+		return dir, fmt.Errorf("build vaultd: %w\n%s", err, out)
+	}
+	return dir, os.Setenv(vaultdBin, bin)
+}
