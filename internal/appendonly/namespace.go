@@ -249,6 +249,10 @@ func (f *FS) Rmdir(path string) error {
 		}
 		return pathError(OpRmdir, "/"+s.rel, fs.ErrNotExist)
 	case s.entry != nil && s.entry.Kind != KindDir:
+		// pkg/sftp's client says RMDIR after a refused REMOVE, and restic retries whatever is no refusal.
+		if _, err := f.decide(OpRemove, &s); err != nil {
+			return err
+		}
 		return pathError(OpRmdir, "/"+s.rel, ErrNotDir)
 	}
 	effect, err := f.decide(OpRmdir, &s)

@@ -277,7 +277,9 @@ func (c *conn) setstat(_ uint32, d *decoder) ([]byte, error) {
 	if d.err != nil {
 		return nil, d.err
 	}
-	return nil, c.setPath(path, a, true)
+	// Owner and times of a link are the link's own: sshfs has no other request for lchown and utimensat, and its
+	// kernel has followed links already. A mode or length would be meant for what it leads to, and is refused.
+	return nil, c.setPath(path, a, a.flags&attrMode != 0)
 }
 
 // setPath changes the length first: changing it sets the time of change, which the client may want otherwise.
