@@ -39,6 +39,20 @@ func (e *extents) add(from, to int64) bool {
 	return len(*e) <= maxExtents
 }
 
+// meets reports whether some of [from, to) was written before.
+func (e extents) meets(from, to int64) bool {
+	if n := len(e); n == 0 || from >= e[n-1].to || from >= to { // nearly every write
+		return false
+	}
+	i, _ := slices.BinarySearchFunc(e, from, func(x extent, v int64) int {
+		if x.to <= v {
+			return -1
+		}
+		return 1
+	})
+	return i < len(e) && e[i].from < to
+}
+
 // clip forgets what is at or above size.
 func (e *extents) clip(size int64) {
 	s := *e

@@ -348,15 +348,19 @@ func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload
 	u.name, u.loc, u.locks = "/"+s.rel, s.loc, s.locks
 	resumed := f.takeUp(u, &s, o)
 	f.v.mu.Unlock()
-	if err := u.begin(&s, o, resumed); err != nil {
+	err = u.begin(&s, o, resumed)
+	f.v.mu.Lock()
+	if err != nil {
+		f.v.giveBack(u, resumed)
+	} else {
+		f.v.addUpload(u)
+	}
+	f.v.mu.Unlock()
+	if err != nil {
 		return nil, nil, err
 	}
-	f.v.mu.Lock()
-	f.v.uploads[u.loc] = append(f.v.uploads[u.loc], u)
-	f.v.uploadCount++
-	f.v.mu.Unlock()
 	if err := f.started(u); err != nil {
-		u.Discard()
+		u.Abort()
 		return nil, nil, err
 	}
 	return u, nil, nil
@@ -389,14 +393,15 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 	case e.Kind != KindFile:
 		return pathError(OpCreate, "/"+s.rel, ErrNotRegular)
 	}
-	if f.v.uploadCount >= maxUploads {
+	if f.v.uploadCount >= maxUploads && !s.locks { // who is attacked can still lock (P7)
 		return &DeniedError{OpCreate, "/" + s.rel, RuleSize, "there are too many unfinished uploads", "Finish some first"}
 	}
 	return nil
 }
 
 // takeUp finds the interrupted upload that u goes on with, and drops it when u starts anew. Where
-// the name stands for something, that is what the client was shown and means. v.mu is held.
+// the name stands for something, that is what the client was shown and means. The note of what is
+// gone on with stays: what it tells of the bytes so far is as true as before. v.mu is held.
 func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
 	old := f.v.interruptedUpload(s.loc, f.who.Key)
 	if old == nil {
@@ -406,9 +411,26 @@ func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
 		f.v.dropUpload(old)
 		return nil
 	}
+	u.noted, old.noted = old.noted, false
 	f.v.forgetUpload(old)
-	u.id, u.under = old.id, old.under
+	u.id, u.under, u.stable = old.id, old.under, old.stable
 	return old
+}
+
+// giveBack undoes takeUp: u could not be begun. mu is held.
+func (v *Vault) giveBack(u, resumed *Upload) {
+	if resumed == nil {
+		v.discard(u.id)
+		return
+	}
+	resumed.noted = u.noted
+	v.addUpload(resumed)
+}
+
+// addUpload puts u into the table of uploads, as the newest under its name. mu is held.
+func (v *Vault) addUpload(u *Upload) {
+	v.uploads[u.loc] = append(v.uploads[u.loc], u)
+	v.uploadCount++
 }
 
 // begin opens u's content: the interrupted one's, or a new one.
@@ -491,16 +513,15 @@ func (f *FS) Replace(path string, data []byte, m Meta) error {
 	}
 	id := journal.NewID()
 	staged, err := f.v.vol.Stage(id)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = staged.WriteAt(data, 0)
+		err = errors.Join(err, staged.Close())
 	}
-	_, err = staged.WriteAt(data, 0)
-	err = errors.Join(err, staged.Close())
 	if err == nil {
 		err = f.replace(path, id, data, meta)
 	}
 	if err != nil {
-		f.v.vol.Discard(id)
+		f.v.drop(id)
 	}
 	return err
 }

@@ -46,6 +46,7 @@ func (f *FS) Mknod(path string, k Kind, m Meta) error {
 	id := journal.NewID()
 	staged, err := f.v.vol.Stage(id)
 	if err != nil {
+		f.v.drop(id)
 		return err
 	}
 	staged.Close()
@@ -54,7 +55,7 @@ func (f *FS) Mknod(path string, k Kind, m Meta) error {
 		return func() error { return f.v.vol.Unlink(r.Path) }, f.v.vol.Link(id, r.Path)
 	})
 	if err != nil {
-		f.v.vol.Discard(id)
+		f.v.drop(id)
 		return err
 	}
 	f.v.settled(id)
@@ -342,8 +343,7 @@ func (v *Vault) moveUpload(u *Upload, dst *spot) {
 	noted := u.noted
 	v.forgetUpload(u)
 	u.loc = dst.loc
-	v.uploads[u.loc] = append(v.uploads[u.loc], u)
-	v.uploadCount++
+	v.addUpload(u)
 	if noted && u.interrupted {
 		v.note(u, u.size, u.size)
 	}
@@ -620,8 +620,14 @@ func DefaultMode(k Kind) int32 {
 
 // Truncate changes a length by path (SETSTAT size): an open with writing, a truncation and a close in one.
 func (f *FS) Truncate(path string, size int64) error {
+	if size < 0 {
+		return &DeniedError{OpTruncate, path, RuleSize, "the size is out of range", ""}
+	}
 	f.v.mu.Lock()
 	s, err := f.spot(OpTruncate, path)
+	if err == nil && s.up != nil {
+		_, err = f.decide(OpTruncate, &s)
+	}
 	running := s.up != nil && !s.up.interrupted
 	f.v.mu.Unlock()
 	if err != nil {
@@ -635,8 +641,12 @@ func (f *FS) Truncate(path string, size int64) error {
 		return err
 	}
 	if err := u.Truncate(size); err != nil {
-		u.Discard()
+		u.Abort()
 		return err
+	}
+	if s.up != nil { // it is as unfinished as before
+		u.Abort()
+		return nil
 	}
 	return u.Close()
 }

@@ -201,11 +201,17 @@ func (v *Vault) forgetUpload(u *Upload) {
 	} else {
 		v.uploads[u.loc] = us
 	}
-	if u.noted {
-		u.noted = false
-		if err := v.vol.RemoveNote(AreaStaging, u.id.String()); err != nil {
-			v.cfg.Log.Error("remove note", "error", err.Error())
-		}
+	v.unnote(u)
+}
+
+// unnote removes the note beside u's content. mu is held.
+func (v *Vault) unnote(u *Upload) {
+	if !u.noted {
+		return
+	}
+	u.noted = false
+	if err := v.vol.RemoveNote(AreaStaging, u.id.String()); err != nil {
+		v.cfg.Log.Error("remove note", "error", err.Error())
 	}
 }
 
@@ -220,12 +226,27 @@ func (v *Vault) retract(u *Upload) {
 func (v *Vault) dropUpload(u *Upload) {
 	v.forgetUpload(u)
 	delete(v.unsynced, u.id)
-	if u.locks {
+	if !u.locks {
+		v.discard(u.id)
+	}
+}
+
+// discard drops a staged content that no record names. A vault that failed keeps it until recovery:
+// it is not known whether the live tree has a name for it, which then would be its only one. mu is held.
+func (v *Vault) discard(id journal.ID) {
+	if v.Err() != nil {
 		return
 	}
-	if err := v.vol.Discard(u.id); err != nil {
-		v.cfg.Log.Error("drop upload", "error", err.Error())
+	if err := v.vol.Discard(id); err != nil {
+		v.cfg.Log.Error("drop staged content", "id", id.String(), "error", err.Error())
 	}
+}
+
+// drop is discard for those that do not hold mu.
+func (v *Vault) drop(id journal.ID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.discard(id)
 }
 
 // hashLater computes the hash of a content that was published without, and journals it. mu is held.

@@ -491,6 +491,7 @@ func (v *Vault) loadNotes(nameless map[journal.ID]bool, sameBoot bool) (int, err
 			size: size, meta: NoMeta(), closed: true}
 		if u.since.IsZero() {
 			u.since = v.cfg.Now()
+			u.opened = u.since
 		}
 		u.digest.spoil()
 		if err := v.cutStaged(u); err != nil {
@@ -544,7 +545,7 @@ func (v *Vault) openUploads() []progress {
 	for i := range open {
 		u := open[i].u
 		if u.mu.TryLock() { // busy publishing: nothing to note
-			if u.base == nil { // else the staged content alone is not what was written
+			if u.base == nil && !u.rewritten { // else the staged content alone is not what was written
 				open[i].whole = u.whole()
 			}
 			u.mu.Unlock()
@@ -573,22 +574,33 @@ func (v *Vault) noteUploads() error {
 			return err
 		}
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, p := range open {
-		if sync {
-			p.u.stable = p.whole
-		}
-		if p.whole > 0 && !p.u.interrupted && v.isPending(p.u) {
-			v.note(p.u, p.whole, p.u.stable)
-		}
-	}
-	for _, u := range waiting {
-		if v.isPending(u) {
-			v.note(u, u.size, u.size)
+	v.noteAll(open, waiting, sync)
+	if sync && len(open) > 0 || len(waiting) > 0 { // notes that speak of stable bytes become stable after them
+		if err := v.vol.Sync(nil); err != nil {
+			return v.fail(fmt.Errorf("sync notes: %w", err))
 		}
 	}
 	return nil
+}
+
+// noteAll writes the notes of uploads that are open, and of those that were interrupted and are stable now.
+func (v *Vault) noteAll(open []progress, interrupted []*Upload, synced bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, p := range open {
+		if synced {
+			p.u.stable = p.whole
+		}
+		if p.whole > 0 && !p.u.interrupted && !p.u.rewritten && v.isPending(p.u) {
+			v.note(p.u, p.whole, p.u.stable)
+		}
+	}
+	for _, u := range interrupted {
+		if v.isPending(u) {
+			u.stable = u.size
+			v.note(u, u.size, u.size)
+		}
+	}
 }
 
 // syncTicks is how many ticks pass between syncs of uploads in progress.

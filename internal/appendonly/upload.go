@@ -34,6 +34,7 @@ type Upload struct {
 	since       time.Time   // since when; guarded by v.mu
 	noted       bool        // a note of it is beside the content; guarded by v.mu
 	stable      int64       // bytes on stable storage, as far as known; guarded by v.mu
+	rewritten   bool        // bytes were written again: a note would not be true for long; changed under mu and v.mu
 	removed     bool        // its name was removed while it was open; guarded by v.mu
 
 	writes sync.WaitGroup // writes under way; added to under mu, while not closed
@@ -49,6 +50,7 @@ type Upload struct {
 	meta    Meta
 	err     error // a write failed: the content can not be published any more
 	closed  bool
+	guess   bool // holds bytes that its key neither sent nor may know: it is never compared with anything
 }
 
 // maxUploads bounds the uploads, open and interrupted, that one tenant may have.
@@ -70,6 +72,13 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	if err := u.admitWrite(off, len(p)); err != nil {
 		u.mu.Unlock()
 		return 0, err
+	}
+	if u.ranges.meets(off, off+int64(len(p))) {
+		if u.rewrite(); u.err != nil {
+			err := u.err
+			u.mu.Unlock()
+			return 0, err
+		}
 	}
 	u.writes.Add(1)
 	u.mu.Unlock()
@@ -105,6 +114,25 @@ func (u *Upload) admitWrite(off int64, n int) error {
 		return u.err
 	}
 	return nil
+}
+
+// rewrite notes that bytes which arrived before change. A note of them is dropped: after a power cut
+// it might vouch for a mixture of old and new ones. mu is held.
+func (u *Upload) rewrite() {
+	if u.rewritten {
+		return
+	}
+	u.v.mu.Lock()
+	noted := u.noted
+	u.rewritten = true
+	u.v.unnote(u)
+	u.v.mu.Unlock()
+	if !noted {
+		return
+	}
+	if err := u.v.vol.Sync(nil); err != nil { // before the bytes themselves can be on the disk
+		u.fail(u.v.fail(fmt.Errorf("sync notes: %w", err)))
+	}
 }
 
 // fail makes the upload impossible to publish: the first reason counts. mu is held.
@@ -189,14 +217,17 @@ func (u *Upload) Truncate(size int64) error {
 	if n := len(u.ranges); n > 0 {
 		written = u.ranges[n-1].to
 	}
+	if size < written {
+		u.digest.spoil()
+		if u.rewrite(); u.err != nil {
+			return u.err
+		}
+	}
 	if size < written || size > u.visible || u.base == nil {
 		if err := u.staged.Truncate(size); err != nil {
 			u.fail(err)
 			return err
 		}
-	}
-	if size < written {
-		u.digest.spoil()
 	}
 	u.ranges.clip(size)
 	u.visible = min(u.visible, size)
@@ -232,6 +263,11 @@ func (u *Upload) CopyFrom(src *File, srcOff, dstOff, n int64) error {
 		return err
 	}
 	u.digest.spoil()
+	if u.ranges.meets(dstOff, dstOff+n) {
+		if u.rewrite(); u.err != nil {
+			return u.err
+		}
+	}
 	if err := u.staged.CopyFrom(src.content, srcOff, dstOff, n); err != nil {
 		u.fail(err)
 		return err
@@ -249,6 +285,7 @@ func (u *Upload) takeOver() error {
 	gaps := u.ranges.gaps(min(u.size, u.visible))
 	for _, g := range gaps {
 		u.digest.spoil()
+		u.guess = u.guess || u.f.who.Role == Push && u.under.Key != u.key
 		if err := u.staged.CopyFrom(u.base, g.from, g.from, g.to-g.from); err != nil {
 			return err
 		}
@@ -372,7 +409,7 @@ func (u *Upload) relation(there *journal.Entry) (Op, error) {
 			return OpOverwrite, u.takeOver()
 		}
 	}
-	if err := u.takeOver(); err != nil {
+	if err := u.takeOver(); err != nil || u.guess {
 		return OpOverwrite, err
 	}
 	return u.compare(there)
@@ -417,7 +454,8 @@ func (u *Upload) extends(there *journal.Entry) Op {
 	return OpOverwrite
 }
 
-// Abort ends an upload whose client is gone: what arrived is kept for the resume window.
+// Abort ends an upload whose client is gone: what arrived is kept for the resume window, unless it
+// was to change what is there under its name: that is what the client will see, and go on from.
 func (u *Upload) Abort() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -430,11 +468,11 @@ func (u *Upload) Abort() {
 	u.mu.Lock()
 	defer u.release()
 	whole := u.whole()
-	if u.err != nil || u.locks || whole == 0 {
+	if u.err != nil || u.locks || u.base != nil || whole == 0 {
 		u.v.retract(u)
 		return
 	}
-	if err := u.takeOverPrefix(whole); err != nil {
+	if err := u.cutTo(whole); err != nil {
 		u.v.retract(u)
 		return
 	}
@@ -443,11 +481,8 @@ func (u *Upload) Abort() {
 
 // whole is how many bytes from the start arrived without a gap: what a client can resume from. mu is held.
 func (u *Upload) whole() int64 {
-	if len(u.ranges) == 0 || u.base == nil && u.ranges[0].from > 0 {
+	if len(u.ranges) == 0 || u.ranges[0].from > 0 {
 		return 0
-	}
-	if u.base != nil { // base shows through the gaps: all is there up to the last byte written
-		return u.ranges[len(u.ranges)-1].to
 	}
 	return u.ranges[0].to
 }
@@ -462,19 +497,12 @@ func (u *Upload) resumable() int64 {
 	return u.whole()
 }
 
-// takeOverPrefix makes the staged content exactly the first n bytes. mu is held.
-func (u *Upload) takeOverPrefix(n int64) error {
-	if u.size > n {
-		u.ranges.clip(n)
-		if d := u.digest; d.next > n {
-			d.spoil()
-		}
+// cutTo makes the staged content exactly the first n bytes. mu is held.
+func (u *Upload) cutTo(n int64) error {
+	if d := u.digest; d.next > n {
+		d.spoil()
 	}
-	u.size = n
-	if err := u.takeOver(); err != nil {
-		return err
-	}
-	u.ranges = extents{{0, n}}
+	u.size, u.ranges = n, extents{{0, n}}
 	return u.staged.Truncate(n)
 }
 
