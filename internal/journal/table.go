@@ -40,7 +40,7 @@ func newMem() *btree.BTreeG[pair] {
 // openTable opens or makes the database at path.
 func openTable(path string) (*table, error) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType, NoFreelistSync: true,
+		Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType,
 		InitialMmapSize: 64 << 20, // growing it makes readers wait
 	})
 	if err != nil {
