@@ -42,13 +42,19 @@ func (v vaultd) serve(data, addr string) []string {
 
 // run runs a subcommand and returns the CPU it used.
 func (v vaultd) run(ctx context.Context, args ...string) (time.Duration, error) {
-	var out bytes.Buffer
+	cpu, _, err := v.output(ctx, args...)
+	return cpu, err
+}
+
+// output runs a subcommand and returns the CPU it used and what it printed.
+func (v vaultd) output(ctx context.Context, args ...string) (time.Duration, []byte, error) {
+	var out, talk bytes.Buffer
 	cmd := exec.CommandContext(ctx, v.bin, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Stdout, cmd.Stderr = &out, &talk
 	if err := cmd.Run(); err != nil {
-		return 0, fmt.Errorf("run vaultd %s: %w: %s", strings.Join(args, " "), err, tail(out.Bytes()))
+		return 0, nil, fmt.Errorf("run vaultd %s: %w: %s", strings.Join(args, " "), err, tail(append(talk.Bytes(), out.Bytes()...)))
 	}
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), out.Bytes(), nil
 }
 
 // footprint is what journal and index of all tenants hold.
