@@ -90,14 +90,16 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
 		a.checkCommand(), a.configCommand(), a.versionCommand())
-	for _, c := range root.Commands() {
-		usageArgs(c)
-	}
+	usageArgs(root)
 	return root
 }
 
 // usageArgs makes wrong arguments an error of usage in c and below it.
 func usageArgs(c *cobra.Command) {
+	if !c.Runnable() { // cobra would show the help of tenant for "tenant ad" and end with 0
+		c.Args = cobra.NoArgs
+		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"vaultd/internal/admin"
@@ -225,7 +226,11 @@ func (o *operations) journalOf(ctx context.Context, name string, f func(*journal
 	if err != nil {
 		return err
 	}
-	return o.st.ReadVolume(ctx, t.ID, func(v *volume.Volume) error { return f(journal.NewReader(v)) })
+	err = o.st.ReadVolume(ctx, t.ID, func(v *volume.Volume) error { return f(journal.NewReader(v)) })
+	if _, missing := o.st.Dataset(t.ID); errors.Is(missing, fs.ErrNotExist) {
+		return nil // nobody has come yet: no journal is a whole one
+	}
+	return err
 }
 
 type rebuildReply struct {
