@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 )
 
 // Rule names the promise (DESIGN.md §1) that a refusal keeps; logs, metrics and tests use the same word.
@@ -68,6 +69,16 @@ var (
 func QuotePath(p string) string {
 	q := fmt.Sprintf("%q", p)
 	return q
+}
+
+// storageFailed reports whether err, of a Volume, means that storage did not do what it should: see Volume.
+func storageFailed(err error) bool {
+	for _, harmless := range []error{nil, fs.ErrExist, fs.ErrNotExist, fs.ErrPermission, fs.ErrInvalid, syscall.ENOSPC, syscall.EDQUOT} {
+		if errors.Is(err, harmless) {
+			return false
+		}
+	}
+	return true
 }
 
 func pathError(op Op, path string, err error) error {

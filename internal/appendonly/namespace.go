@@ -99,7 +99,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 		return f.treeError(op, &s, err)
 	}
 	if err := f.v.commit(r, s.loc, journal.Loc{}); err != nil {
-		return errors.Join(err, undo())
+		return f.v.undo(err, undo)
 	}
 	if k != 0 {
 		f.v.unsynced[r.ID] = struct{}{}
@@ -115,7 +115,7 @@ func (f *FS) treeError(op Op, s *spot, err error) error {
 	if errors.Is(err, fs.ErrExist) {
 		return pathError(op, "/"+s.rel, fs.ErrExist)
 	}
-	return err
+	return f.v.tree(err)
 }
 
 // Link gives the file at old the further name path.
@@ -154,7 +154,7 @@ func (f *FS) Link(old, path string) error {
 	r := f.record(journal.OpLink, from.rel)
 	r.To, r.ID = to.rel, from.entry.ID
 	if err := f.v.commit(r, from.loc, to.loc); err != nil {
-		return errors.Join(err, f.v.vol.Unlink(to.rel))
+		return f.v.undo(err, func() error { return f.v.vol.Unlink(to.rel) })
 	}
 	f.changed()
 	return nil
@@ -230,9 +230,9 @@ func (f *FS) end(s *spot, effect Effect) error {
 	}
 	f.changed()
 	if s.entry.Kind == KindDir {
-		return f.v.vol.Rmdir(s.rel)
+		return f.v.dropped(s.rel, f.v.vol.Rmdir(s.rel))
 	}
-	return f.v.vol.Unlink(s.rel)
+	return f.v.dropped(s.rel, f.v.vol.Unlink(s.rel))
 }
 
 // Rmdir drops an empty directory.
@@ -390,7 +390,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 		return err
 	}
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
-		return errors.Join(err, undo())
+		return f.v.undo(err, undo)
 	}
 	f.v.unsealed[e.ID] = sealing{e.Kind, metaAt(e.Meta, e.Received)}
 	f.v.dropFresh(dst.entry)
@@ -462,29 +462,44 @@ func (f *FS) moveSealed(src, dst *spot, replace bool) error {
 		return f.treeError(OpRename, dst, err)
 	}
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
-		return errors.Join(err, undo())
+		return f.v.undo(err, undo)
 	}
 	f.v.dropFresh(dst.entry)
 	f.changed()
-	return f.v.vol.Unlink(src.rel)
+	return f.v.dropped(src.rel, f.v.vol.Unlink(src.rel))
 }
 
-// linkOver gives what e is the name dst in the tree.
-func (f *FS) linkOver(e *journal.Entry, dst *spot) (func() error, error) {
+// linkOver gives what e is the name dst in the tree. undo takes it back.
+func (f *FS) linkOver(e *journal.Entry, dst *spot) (undo func() error, err error) {
 	old := dst.entry
-	content := old != nil && old.Kind.HasContent()
-	switch {
-	case e.Kind.HasContent() && (old == nil || content):
+	if e.Kind.HasContent() && (old == nil || old.Kind.HasContent()) {
 		return f.v.linkTree(e.ID, dst.rel, old)
-	case old != nil && !old.Fresh: // links can not replace each other: the name is missing for a moment
+	}
+	if old == nil || old.Fresh {
+		return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.tree(f.v.treeAdd(e, dst.rel))
+	}
+	// Links can not replace each other: the name is missing for a moment.
+	if err := f.v.vol.Unlink(dst.rel); err != nil {
+		return nil, f.v.tree(err)
+	}
+	back := func() error { return f.v.treeAdd(old, dst.rel) }
+	if err := f.v.tree(f.v.treeAdd(e, dst.rel)); err != nil {
+		return nil, f.v.undo(err, back)
+	}
+	return func() error {
 		if err := f.v.vol.Unlink(dst.rel); err != nil {
-			return nil, err
+			return err
 		}
-	}
+		return back()
+	}, nil
+}
+
+// treeAdd gives what e is, a content or a symlink, a free name in the tree.
+func (v *Vault) treeAdd(e *journal.Entry, rel string) error {
 	if e.Kind.HasContent() {
-		return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.vol.Link(e.ID, dst.rel)
+		return v.vol.Link(e.ID, rel)
 	}
-	return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.vol.Symlink(e.Target, dst.rel)
+	return v.vol.Symlink(e.Target, rel)
 }
 
 // moveDir moves a directory (versioned) with all below it: one record.
@@ -512,7 +527,7 @@ func (f *FS) moveDir(src, dst *spot) error {
 	r := f.record(journal.OpMove, src.rel)
 	r.To = dst.rel
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
-		return errors.Join(err, f.v.vol.Rename(dst.rel, src.rel))
+		return f.v.undo(err, func() error { return f.v.vol.Rename(dst.rel, src.rel) })
 	}
 	f.changed()
 	return nil

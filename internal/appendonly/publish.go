@@ -127,7 +127,7 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 		return err
 	}
 	if err := v.commit(r, s.loc, journal.Loc{}); err != nil {
-		return errors.Join(err, undo())
+		return v.undo(err, undo)
 	}
 	v.unsynced[r.ID] = struct{}{}
 	v.unsealed[r.ID] = sealing{r.Kind, metaAt(r.Meta, r.Time)}
@@ -144,12 +144,12 @@ func (v *Vault) linkTree(id journal.ID, rel string, old *journal.Entry) (undo fu
 			if errors.Is(err, fs.ErrExist) {
 				return nil, denied(OpOverwrite, "/"+rel, noRemoval)
 			}
-			return nil, err
+			return nil, v.tree(err)
 		}
 		return func() error { return v.vol.Unlink(rel) }, nil
 	}
 	if err := v.vol.Relink(id, rel); err != nil {
-		return nil, err
+		return nil, v.tree(err)
 	}
 	return func() error { return v.vol.Relink(old.ID, rel) }, nil
 }
@@ -326,7 +326,7 @@ func (v *Vault) sealFresh(at journal.Loc, e *journal.Entry) error {
 	}
 	r := &journal.Record{Op: journal.OpSeal, Path: rel, Key: "server"}
 	if err := v.commit(r, at, journal.Loc{}); err != nil {
-		return errors.Join(err, undo())
+		return v.undo(err, undo)
 	}
 	v.unsealed[e.ID] = sealing{e.Kind, metaAt(e.Meta, e.Received)}
 	return nil

@@ -43,7 +43,8 @@ func (v *Vault) recover(tail *journal.Tail) error {
 		return err
 	}
 	v.covered = v.idx.Head().Seq
-	if !clean || tail.Dirty || len(staged) > 0 {
+	// Closing makes no change of the live tree stable: after a power cut it may be behind.
+	if !clean || tail.Dirty || len(staged) > 0 || boot != v.cfg.Boot {
 		rep := Repair{Torn: tail.Torn}
 		if err := v.repair(tail, staged, sameBoot, &rep); err != nil {
 			return err
@@ -82,9 +83,6 @@ func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoo
 	if err != nil {
 		return err
 	}
-	if rep.Resumed, err = v.loadNotes(nameless, sameBoot); err != nil {
-		return err
-	}
 	// The kernel that made every change still runs: only names that lead to staged contents, or that
 	// changed since the last barrier, can be wrong. After a power cut any can.
 	var suspects map[uint64]bool
@@ -101,7 +99,12 @@ func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoo
 	if rep.Tree, err = v.reconcile(suspects, proven); err != nil {
 		return err
 	}
-	for id := range nameless { // after the tree let go of it
+	// After the tree let go of what is nameless: what has a name can not be resumed, and would be lost
+	// with its content.
+	if rep.Resumed, err = v.loadNotes(nameless, sameBoot); err != nil {
+		return err
+	}
+	for id := range nameless {
 		rep.Dropped++
 		if err := v.vol.Discard(id); err != nil {
 			return err
@@ -112,6 +115,7 @@ func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoo
 
 // proveTail reads back what was recorded since the last barrier. v.mu is held.
 func (v *Vault) proveTail(tail *journal.Tail, sameBoot bool, rep *Repair) error {
+	var lost []*journal.Record
 	for _, r := range tail.Unproven {
 		if r.Op != journal.OpCreate && r.Op != journal.OpNode {
 			continue
@@ -130,21 +134,54 @@ func (v *Vault) proveTail(tail *journal.Tail, sameBoot bool, rep *Repair) error 
 		if !errors.Is(err, errUnproven) {
 			return err
 		}
-		still, at, err := v.standsFor(r)
-		if err != nil {
-			return err
+		lost = append(lost, r)
+	}
+	return v.voidAll(lost, rep)
+}
+
+// voidAll journals that these contents, oldest first, are not what was recorded: under every name that
+// they have now, and also where they are only what a name stood for in between. What is neither
+// was fresh and is gone: nothing shows it. v.mu is held.
+func (v *Vault) voidAll(lost []*journal.Record, rep *Repair) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	names, past := map[journal.ID][]journal.Loc{}, map[journal.ID]bool{}
+	for _, r := range lost {
+		names[r.ID], past[r.ID] = nil, false
+	}
+	err := v.eachLive(0, func(dir journal.DirID, n journal.Named) error {
+		if have, ok := names[n.ID]; ok && n.Kind.HasContent() {
+			names[n.ID] = append(have, journal.Loc{Dir: dir, Name: n.Name})
 		}
-		if !still {
-			continue // fresh and removed since, or moved on: nothing shows it
+		return nil
+	})
+	if err == nil {
+		err = v.idx.Superseded(past)
+	}
+	for _, r := range lost {
+		if err == nil {
+			err = v.void(r, names[r.ID], past[r.ID], rep)
 		}
-		rep.Voided++
-		v.cfg.Log.Error("content was lost in a crash before it was acknowledged", "path", r.Path, "id", r.ID.String())
+	}
+	return err
+}
+
+func (v *Vault) void(r *journal.Record, names []journal.Loc, past bool, rep *Repair) error {
+	if len(names) == 0 && !past {
+		return nil
+	}
+	rep.Voided++
+	v.cfg.Log.Error("content was lost in a crash before it was acknowledged", "path", r.Path, "id", r.ID.String())
+	if len(names) == 0 {
+		return v.commit(&journal.Record{Op: journal.OpVoid, ID: r.ID, Key: "server"}, journal.Loc{}, journal.Loc{})
+	}
+	for _, at := range names {
 		rel, err := v.idx.Path(at)
-		if err != nil {
-			return err
+		if err == nil {
+			err = v.commit(&journal.Record{Op: journal.OpVoid, Path: rel, ID: r.ID, Key: "server"}, at, journal.Loc{})
 		}
-		void := &journal.Record{Op: journal.OpVoid, Path: rel, ID: r.ID, Key: "server"}
-		if err := v.commit(void, at, journal.Loc{}); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -179,22 +216,6 @@ func (v *Vault) prove(r *journal.Record, sameBoot bool) (journal.Hash, error) {
 		err = errUnproven
 	}
 	return h, err
-}
-
-// standsFor finds the live name that r's content has now: where r put it, or where it was moved.
-func (v *Vault) standsFor(r *journal.Record) (bool, journal.Loc, error) {
-	at, err := v.idx.Locate(r.Path)
-	if err == nil {
-		e, err := v.entry(at)
-		if err == nil && e != nil && e.ID == r.ID {
-			return true, at, nil
-		}
-	}
-	found, err := v.findLive(map[journal.ID]bool{r.ID: true})
-	if err != nil || len(found) == 0 {
-		return false, journal.Loc{}, err
-	}
-	return true, found[r.ID].loc, nil
 }
 
 // named is a live name with its entry.
@@ -298,9 +319,15 @@ func (v *Vault) reconcile(suspects map[uint64]bool, proven journal.Seq) (int, er
 	for dirs := []dir{{0, ""}}; len(dirs) > 0; {
 		d := dirs[len(dirs)-1]
 		dirs = dirs[:len(dirs)-1]
+		if len(d.rel) > maxPath { // moved into another directory, out of everybody's reach
+			continue
+		}
 		have, err := v.vol.Entries(d.rel)
 		if err != nil {
-			return mended, err
+			if err := v.leave(d.rel, err); err != nil {
+				return mended, err
+			}
+			continue
 		}
 		disk := make(map[string]TreeEntry, len(have))
 		for _, h := range have {
@@ -337,7 +364,7 @@ func (v *Vault) reconcile(suspects map[uint64]bool, proven journal.Seq) (int, er
 		}
 		for name, h := range disk {
 			mended++
-			if err := v.prune(join(d.rel, name), h); err != nil {
+			if _, err := v.prune(join(d.rel, name), h); err != nil {
 				return mended, fmt.Errorf("mend tree: %w", err)
 			}
 		}
@@ -360,59 +387,62 @@ func (v *Vault) mend(rel string, e *journal.Entry, h TreeEntry, there, trusted b
 		want = KindFile
 	}
 	if there && h.Kind == want {
-		if want != KindFile || trusted {
+		if trusted || want == KindDir {
 			return false, nil
 		}
-		inode, err := v.vol.Inode(e.ID)
-		if err == nil && inode != h.Inode {
-			return true, v.vol.Relink(e.ID, rel)
-		}
-		return false, ignoreMissing(err)
+		if want == KindFile {
+			inode, err := v.vol.Inode(e.ID)
+			if err == nil && inode != h.Inode {
+				return true, v.leave(rel, v.vol.Relink(e.ID, rel))
+			}
+			return false, v.leave(rel, err)
+		} // else where a link leads is not told: it is made again
 	}
 	if there {
-		if err := v.prune(rel, h); err != nil {
+		if gone, err := v.prune(rel, h); !gone {
 			return true, err
 		}
 	}
-	switch want {
-	case KindDir:
-		return true, v.vol.Mkdir(rel)
-	case KindSymlink:
-		return true, v.vol.Symlink(e.Target, rel)
+	switch {
+	case len(rel) > maxPath: // see reconcile
+		return false, nil
+	case want == KindDir:
+		return true, v.leave(rel, v.vol.Mkdir(rel))
 	}
-	return true, ignoreMissing(v.vol.Link(e.ID, rel)) // a content that is gone is for verify to report
+	return true, v.leave(rel, v.treeAdd(e, rel))
 }
 
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// leave passes on storage failures only. What else the tree refuses is left as it is: the journal and
+// the store are the truth, and a content that is gone is for verify to report.
+func (v *Vault) leave(rel string, err error) error {
+	if err == nil || storageFailed(err) {
+		return err
 	}
-	return err
+	v.cfg.Log.Error("a name in the live tree can not be mended", "path", rel, "error", err.Error())
+	return nil
 }
 
-// prune drops a name that the index does not know, with all below it. Contents stay: the volume
-// refuses to drop the last link of one, and then the name stays too.
-func (v *Vault) prune(rel string, h TreeEntry) error {
+// prune drops a name that the index does not know, with all below it, and reports whether it is gone.
+// Contents stay: the volume refuses to drop the last link of one, and then the name stays too.
+func (v *Vault) prune(rel string, h TreeEntry) (gone bool, err error) {
 	if h.Kind != KindDir {
 		err := v.vol.Unlink(rel)
-		if err != nil {
-			v.cfg.Log.Error("a file in the live tree is not in the journal, and is left alone", "path", rel, "error", err.Error())
-		}
-		return nil
+		return err == nil, v.leave(rel, err)
+	}
+	if len(rel) > maxPath {
+		return false, nil
 	}
 	below, err := v.vol.Entries(rel)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, b := range below {
-		if err := v.prune(join(rel, b.Name), b); err != nil {
-			return err
+		if _, err := v.prune(join(rel, b.Name), b); err != nil {
+			return false, err
 		}
 	}
-	if err := v.vol.Rmdir(rel); err != nil {
-		v.cfg.Log.Error("a directory in the live tree is not in the journal, and is left alone", "path", rel, "error", err.Error())
-	}
-	return nil
+	err = v.vol.Rmdir(rel)
+	return err == nil, v.leave(rel, err)
 }
 
 // RebuildTree makes the live tree from journal and store again, comparing every name. It returns how
@@ -495,7 +525,11 @@ func (v *Vault) loadNotes(nameless map[journal.ID]bool, sameBoot bool) (int, err
 		}
 		u.digest.spoil()
 		if err := v.cutStaged(u); err != nil {
-			return kept, err
+			if storageFailed(err) {
+				return kept, err
+			}
+			v.cfg.Log.Error("an interrupted upload can not be kept", "id", name, "error", err.Error())
+			continue
 		}
 		delete(nameless, id)
 		v.uploads[u.loc] = append(v.uploads[u.loc], u)

@@ -75,6 +75,7 @@ type Vault struct {
 	pendingHashes int       // background hash computations
 	toStable      []*Upload // interrupted since the last tick: their notes wait for a sync
 	ticks         int
+	untidy        bool // the live tree differs from the journal somewhere
 
 	head     atomic.Uint64 // newest record
 	covered  journal.Seq   // newest record when the last barrier record was written
@@ -181,7 +182,7 @@ func (v *Vault) Close() error {
 	}
 	v.done.Wait()
 	if err == nil {
-		err = v.setEnding(true)
+		err = v.setEnding(!v.untidy)
 	}
 	return errors.Join(err, v.log.Close(), v.idx.Close())
 }
@@ -233,6 +234,34 @@ func (v *Vault) fail(err error) error {
 		v.cfg.Log.Error("vault is read-only from now on", "error", err.Error())
 	}
 	return err
+}
+
+// tree passes on the error of a change of the live tree. After a storage failure it is not known whether
+// the change took place, and the vault fails: recovery finds out. mu is held.
+func (v *Vault) tree(err error) error {
+	if storageFailed(err) {
+		return v.fail(fmt.Errorf("change live tree: %w", err))
+	}
+	return err
+}
+
+// dropped passes on the error of dropping a name that the journal knows to be gone. If only the tree was
+// not what it should have been, the client's request is done all the same, and the next Open tidies up. mu is held.
+func (v *Vault) dropped(rel string, err error) error {
+	if err == nil || storageFailed(err) {
+		return v.tree(err)
+	}
+	v.untidy = true
+	v.cfg.Log.Error("the live tree differs from the journal", "path", rel, "error", err.Error())
+	return nil
+}
+
+// undo takes a change of the live tree back because its record could not be written. mu is held.
+func (v *Vault) undo(err error, back func() error) error {
+	if back == nil {
+		return err
+	}
+	return errors.Join(err, v.tree(back()))
 }
 
 // commit writes a record and lets the index follow it. mu is held. On an error the change must be
