@@ -80,5 +80,6 @@ func prepare() (dir string, err error) {
 	if err != nil {
 		return dir, fmt.Errorf("build vaultd: %w\n%s", err, out)
 	}
-	return dir, os.Setenv(vaultdBin, bin)
+	// A program with the race detector sleeps a second when it ends.
+	return dir, errors.Join(os.Setenv(vaultdBin, bin), os.Setenv("GORACE", "halt_on_error=1 atexit_sleep_ms=10"))
 }

@@ -113,7 +113,6 @@ func (v *vault) serve(args ...string) error {
 	cmd.Stderr = v.log
 	// A test that is killed takes its server with it; the server is no part of the terminal's group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -158,7 +157,7 @@ func (v *vault) stop() error {
 	if err != nil {
 		return fmt.Errorf("stop server: %w\n%s", err, v.log)
 	}
-	return v.log.check()
+	return errors.Join(v.log.check(), os.WriteFile(filepath.Join(v.root, "server.log"), []byte(v.log.String()), 0o600))
 }
 
 // check finds what a server must never say.
