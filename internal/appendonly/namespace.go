@@ -307,6 +307,8 @@ func (f *FS) Rename(from, to string, replace bool) error {
 	switch {
 	case src.lock != nil:
 		return f.v.moveLock(&src, &dst, replace)
+	case src.up != nil && src.up.locks:
+		return denied(OpRename, "/"+src.rel, noUnfinished)
 	case dst.locks:
 		return denied(OpRename, "/"+dst.rel, noKind)
 	case src.up != nil:
@@ -365,6 +367,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 			return err
 		}
 		if effect == Ignore { // the same is there already: the upload has done its work
+			f.v.repeats(dst, f.who.Key)
 			return f.end(src, Drop)
 		}
 	} else if _, err := f.decide(OpCreate, dst); err != nil {

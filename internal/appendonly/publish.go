@@ -179,11 +179,19 @@ func (v *Vault) repeat(u *Upload, s *spot) error {
 	if s.mode == Versioned {
 		return v.setMeta(u.f, s, u.meta)
 	}
+	v.repeats(s, u.f.who.Key)
+	return nil
+}
+
+// repeats remembers that key has just put again what s stands for. mu is held.
+func (v *Vault) repeats(s *spot, key string) {
+	if s.mode != Strict {
+		return
+	}
 	if len(v.repeated) >= maxRemembered {
 		clear(v.repeated)
 	}
-	v.repeated[s.loc] = repeat{u.f.who.Key, v.cfg.Now()}
-	return nil
+	v.repeated[s.loc] = repeat{key, v.cfg.Now()}
 }
 
 // forgetUpload takes u out of the table of uploads. mu is held.

@@ -18,9 +18,9 @@ import (
 // a note on disk, in listings and in no view. A lock never shadows what is sealed: a name that stands
 // for something in the journal is no lock.
 
-// The bounds on locks, per tenant and per lock.
+// The bounds on locks, per key (so that none can keep the others from locking) and per lock.
 const (
-	maxLocks     = 1024
+	maxLocks     = 256
 	maxLockBytes = 16 << 10
 )
 
@@ -90,7 +90,16 @@ func (v *Vault) putLock(u *Upload, at journal.Loc) error {
 	if u.removed {
 		return nil
 	}
-	if v.scratch[at] == nil && len(v.scratch) >= maxLocks {
+	if e, err := v.entry(at); err != nil || e != nil { // somebody stored a file there meanwhile
+		if err == nil {
+			err = denied(OpOverwrite, u.name, noRemoval)
+		}
+		return err
+	}
+	if _, err := v.livePath(at); err != nil {
+		return wrapIndex(OpCreate, u.name, err)
+	}
+	if l := v.scratch[at]; (l == nil || l.key != u.key) && v.locksOf(u.key) >= maxLocks {
 		return &DeniedError{OpCreate, u.name, RuleSize, "there are too many locks", "Remove stale ones, for example with restic unlock"}
 	}
 	return v.storeLock(at, &lockFile{data: data, key: u.key, at: v.cfg.Now()})
@@ -106,6 +115,17 @@ func (v *Vault) storeLock(at journal.Loc, l *lockFile) error {
 	}
 	v.scratch[at] = l
 	return nil
+}
+
+// locksOf counts the locks of a key. mu is held.
+func (v *Vault) locksOf(key string) int {
+	n := 0
+	for _, l := range v.scratch {
+		if l.key == key {
+			n++
+		}
+	}
+	return n
 }
 
 // removeLock drops a lock. mu is held.
@@ -149,7 +169,7 @@ func (v *Vault) loadLocks() error {
 	}
 	for name, b := range notes {
 		var n lockNote
-		if err := json.Unmarshal(b, &n); err != nil || len(n.Data) > maxLockBytes || len(v.scratch) >= maxLocks {
+		if err := json.Unmarshal(b, &n); err != nil || len(n.Data) > maxLockBytes || v.locksOf(n.Key) >= maxLocks {
 			if err := v.vol.RemoveNote(AreaScratch, name); err != nil {
 				return err
 			}

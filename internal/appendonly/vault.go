@@ -51,7 +51,7 @@ type Config struct {
 // tree in the volume is changed before the record is written, because the kernel's refusal (a taken
 // name) must come first; a crash between the two is mended by reconcile.
 //
-// Lock order: barrierMu, Upload.mu, mu, then the locks of FS, journal and volume. No lock is held while
+// Lock order: naming, Upload.mu, barrierMu, mu, then the locks of FS, journal and volume. No lock is held while
 // a client is waited for.
 type Vault struct {
 	cfg Config
@@ -59,6 +59,7 @@ type Vault struct {
 	idx *journal.Index
 	log *journal.Log
 
+	naming    sync.Mutex  // one Snapshot at a time; taken before barrierMu
 	barrierMu sync.Mutex  // one barrier at a time; taken before mu
 	stable    journal.Seq // guarded by barrierMu: covered by a barrier
 
@@ -530,6 +531,8 @@ func (v *Vault) Snapshot(ctx context.Context, name, kind string) (SnapshotInfo, 
 	if !snapshotName.MatchString(name) {
 		return SnapshotInfo{}, fmt.Errorf("snapshot %q: %w", name, ErrBadName)
 	}
+	v.naming.Lock()
+	defer v.naming.Unlock()
 	have, err := v.idx.Snapshots()
 	if err != nil {
 		return SnapshotInfo{}, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"regexp"
 	"slices"
@@ -170,7 +171,11 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	if len(s) <= 32 && ages.MatchString(s) {
 		for _, m := range age.FindAllStringSubmatch(s, -1) {
 			n, _ := strconv.Atoi(m[1])
-			now = now.Add(-time.Duration(n) * ageUnit[m[2]])
+			if unit := ageUnit[m[2]]; time.Duration(n) < math.MaxInt64/unit {
+				now = now.Add(-time.Duration(n) * unit)
+			} else {
+				return time.Time{}, true // before everything
+			}
 		}
 		return now, true
 	}
