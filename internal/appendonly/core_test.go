@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/journal"
 	"vaultd/internal/volume/volumetest"
 )
 
@@ -41,6 +42,7 @@ func (c *clock) Add(d time.Duration) {
 type bench struct {
 	t     testing.TB
 	mem   *volumetest.Memory
+	segs  journal.Segments // nil: mem
 	vault *appendonly.Vault
 	clock *clock
 	index string
@@ -63,7 +65,11 @@ func (l testLog) Write(p []byte) (int, error) {
 
 func (b *bench) open() {
 	b.t.Helper()
-	v, err := appendonly.Open(appendonly.Config{Volume: b.mem, Segments: b.mem, IndexPath: b.index, Policy: b.pol,
+	segs := b.segs
+	if segs == nil {
+		segs = b.mem
+	}
+	v, err := appendonly.Open(appendonly.Config{Volume: b.mem, Segments: segs, IndexPath: b.index, Policy: b.pol,
 		Now: b.clock.Now, Boot: b.boot, Log: slog.New(slog.NewTextHandler(testLog{b.t}, nil)), BarrierEvery: time.Hour})
 	if err != nil {
 		b.t.Fatal(err)

@@ -146,6 +146,9 @@ func (f *FS) ended(u *Upload) {
 
 // introduce writes the session to the journal before its first change. v.mu is held.
 func (f *FS) introduce() error {
+	if err := f.v.Err(); err != nil {
+		return err
+	}
 	if f.introduced {
 		return nil
 	}
@@ -377,7 +380,7 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 			return err
 		}
 	}
-	if err := f.v.Err(); err != nil {
+	if err := f.v.Err(); err != nil && !s.locks {
 		return err
 	}
 	switch e := s.entry; {

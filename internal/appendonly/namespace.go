@@ -103,7 +103,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 	}
 	if k != 0 {
 		f.v.unsynced[r.ID] = struct{}{}
-		f.v.unsealed[r.ID] = sealing{k, metaAt(meta, r.Time)}
+		f.v.unsealed[r.ID] = sealing{k, meta}
 	}
 	f.changed()
 	return nil
@@ -395,7 +395,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
 		return f.v.undo(err, undo)
 	}
-	f.v.unsealed[e.ID] = sealing{e.Kind, metaAt(e.Meta, e.Received)}
+	f.v.unsealed[e.ID] = sealing{e.Kind, e.Meta}
 	f.v.dropFresh(dst.entry)
 	f.changed()
 	return nil
@@ -594,7 +594,7 @@ func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
 		return err
 	}
 	if s.entry.Kind.HasContent() && !s.entry.Fresh {
-		v.unsealed[s.entry.ID] = sealing{s.entry.Kind, metaAt(merged, s.entry.Received)}
+		v.unsealed[s.entry.ID] = sealing{s.entry.Kind, merged}
 	}
 	if effect == Keep {
 		f.changed()

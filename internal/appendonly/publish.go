@@ -130,7 +130,7 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 		return v.undo(err, undo)
 	}
 	v.unsynced[r.ID] = struct{}{}
-	v.unsealed[r.ID] = sealing{r.Kind, metaAt(r.Meta, r.Time)}
+	v.unsealed[r.ID] = sealing{r.Kind, r.Meta}
 	v.dropFresh(old)
 	f.changed()
 	return nil
@@ -336,7 +336,7 @@ func (v *Vault) sealFresh(at journal.Loc, e *journal.Entry) error {
 	if err := v.commit(r, at, journal.Loc{}); err != nil {
 		return v.undo(err, undo)
 	}
-	v.unsealed[e.ID] = sealing{e.Kind, metaAt(e.Meta, e.Received)}
+	v.unsealed[e.ID] = sealing{e.Kind, e.Meta}
 	return nil
 }
 

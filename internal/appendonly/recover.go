@@ -296,7 +296,7 @@ func (v *Vault) sortStaged(staged map[journal.ID]uint64) (nameless map[journal.I
 			v.unsynced[id] = struct{}{}
 		case ok:
 			v.unsynced[id] = struct{}{}
-			v.unsealed[id] = sealing{n.entry.Kind, metaAt(n.entry.Meta, n.entry.Received)}
+			v.unsealed[id] = sealing{n.entry.Kind, n.entry.Meta}
 		case past[id]:
 			v.unsynced[id] = struct{}{}
 			v.unsealed[id] = sealing{journal.KindFile, NoMeta()}

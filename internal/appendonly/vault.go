@@ -135,9 +135,11 @@ func Open(cfg Config) (*Vault, error) {
 		return nil, err
 	}
 	v.head.Store(uint64(v.idx.Head().Seq))
-	if err := v.recover(tail); err != nil {
-		v.stop()
-		return nil, errors.Join(fmt.Errorf("recover vault: %w", err), v.log.Close(), v.idx.Close())
+	if v.Err() == nil {
+		if err := v.recover(tail); err != nil {
+			v.stop()
+			return nil, errors.Join(fmt.Errorf("recover vault: %w", err), v.log.Close(), v.idx.Close())
+		}
 	}
 	v.flushed = cfg.Now()
 	v.done.Add(1)
@@ -145,22 +147,28 @@ func Open(cfg Config) (*Vault, error) {
 	return v, nil
 }
 
-// openJournal opens index and journal, and makes the index anew when it does not fit.
+// openJournal opens index and journal, and makes the index anew when it does not fit. Where the journal
+// is damaged, or lacks what the index saw of it, nothing is made anew: the vault is read-only, with what is known.
 func (v *Vault) openJournal() (*journal.Tail, error) {
 	for try := 0; ; try++ {
 		idx, err := journal.OpenIndex(v.cfg.IndexPath)
+		if journal.InUse(err) {
+			return nil, err
+		}
 		if err == nil {
 			var tail *journal.Tail
+			seen := idx.Head()
 			v.idx = idx
 			v.log, tail, err = journal.Open(journal.Config{Segments: v.cfg.Segments, Now: v.cfg.Now, Boot: v.cfg.Boot},
-				idx.Head(), idx.ReplayBatched)
+				seen, idx.ReplayBatched)
 			if err == nil {
 				return tail, nil
 			}
-			idx.Close()
-			if idx.Head().Seq == 0 {
-				return nil, err
+			if errors.Is(err, journal.ErrCorrupt) && v.damaged(seen) {
+				v.fail(err)
+				return nil, nil
 			}
+			idx.Close()
 		}
 		if try > 0 {
 			return nil, err
@@ -170,6 +178,17 @@ func (v *Vault) openJournal() (*journal.Tail, error) {
 			return nil, err
 		}
 	}
+}
+
+// damaged reports whether it is the journal's fault that it does not go on from what the index saw: its
+// chain is broken, or what the index saw is missing in it.
+func (v *Vault) damaged(seen journal.Head) bool {
+	found := seen.Seq == 0
+	_, _, err := journal.NewReader(v.cfg.Segments).All(func(r *journal.Record, _ []byte) error {
+		found = found || r.Seq == seen.Seq && r.Chain == seen.Chain
+		return nil
+	})
+	return err != nil || !found
 }
 
 // Close ends the vault: every session must have ended. What was written is stable afterwards and the
@@ -185,7 +204,10 @@ func (v *Vault) Close() error {
 	if err == nil {
 		err = v.setEnding(!v.untidy)
 	}
-	return errors.Join(err, v.log.Close(), v.idx.Close())
+	if v.log != nil {
+		err = errors.Join(err, v.log.Close())
+	}
+	return errors.Join(err, v.idx.Close())
 }
 
 // SetPolicy changes the policy; sessions follow it from their next request on.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Loc is a place in the namespace: a name in a directory. The root itself is the zero Loc.
@@ -140,17 +142,22 @@ func (x *Index) Flush() error { return x.t.flush(true) }
 
 // RemoveIndex deletes the index at path, which must not be open: the next one starts from nothing.
 func RemoveIndex(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove index: %w", err)
+	for _, p := range []string{path, path + newSuffix} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove index: %w", err)
+		}
 	}
 	return nil
 }
 
+// InUse reports whether OpenIndex failed with err because another process has the index open.
+func InUse(err error) bool { return errors.Is(err, bolterrors.ErrTimeout) }
+
 // replayBatch is how many changes a replay keeps in memory.
 const replayBatch = 1 << 14
 
-// ReplayBatched is Replay for long journals: it writes the database as it goes, without waiting for
-// the disk. The first Flush after it makes all of it stable.
+// ReplayBatched is Replay for long journals: it writes the database as it goes, a new one without
+// waiting for the disk. The first Flush after it makes all of it stable.
 func (x *Index) ReplayBatched(r *Record) error {
 	if err := x.Replay(r); err != nil || x.t.pending() < replayBatch {
 		return err

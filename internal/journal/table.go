@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 	"time"
 
@@ -17,8 +19,12 @@ import (
 //
 // It guarantees that the database holds, at any moment and after any crash, exactly the changes up to
 // some freeze. It does not guarantee that changes since the last flush survive: the journal does.
+//
+// A new database gets its name with the first synced flush: until then it is written without waiting for
+// the disk, and after a crash it might be anything.
 type table struct {
-	db *bolt.DB
+	db   *bolt.DB
+	path string // guarded by flushMu; the name that a new database is still to get
 
 	mu     sync.RWMutex // guards the pointers and mem's content; frozen's never changes
 	mem    *btree.BTreeG[pair]
@@ -37,8 +43,31 @@ func newMem() *btree.BTreeG[pair] {
 	return btree.NewG(32, func(a, b pair) bool { return bytes.Compare(a.key, b.key) < 0 })
 }
 
+// newSuffix is what a new database is called until it has its name.
+const newSuffix = ".new"
+
 // openTable opens or makes the database at path.
 func openTable(path string) (*table, error) {
+	t := &table{mem: newMem()}
+	at := path
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		t.path, at = path, path+newSuffix
+		if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("open index: %w", err)
+		}
+	}
+	var err error
+	t.db, err = openBolt(at)
+	return t, err
+}
+
+// openBolt opens a database. bbolt panics where its pages make no sense: that is a damaged index like others.
+func openBolt(path string) (_ *bolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open index: %v", p)
+		}
+	}()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout: 5 * time.Second, FreelistType: bolt.FreelistMapType,
 		InitialMmapSize: 64 << 20, // growing it makes readers wait
@@ -50,7 +79,7 @@ func openTable(path string) (*table, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open index: %w", err), db.Close())
 	}
-	return &table{db: db, mem: newMem()}, nil
+	return db, nil
 }
 
 func (t *table) close() error { return t.db.Close() }
@@ -90,6 +119,7 @@ func (t *table) freeze() bool {
 }
 
 // flush writes what freeze set aside. After an error it is still set aside, and may be tried again.
+// Without sync, a database that has no name yet does not wait for the disk.
 func (t *table) flush(sync bool) error {
 	t.flushMu.Lock()
 	defer t.flushMu.Unlock()
@@ -99,6 +129,7 @@ func (t *table) flush(sync bool) error {
 	if frozen == nil {
 		return nil
 	}
+	sync = sync || t.path == ""
 	t.db.NoSync = !sync
 	err := t.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucket)
@@ -116,6 +147,12 @@ func (t *table) flush(sync bool) error {
 	})
 	if err != nil {
 		return fmt.Errorf("write index: %w", err)
+	}
+	if sync && t.path != "" {
+		if err := os.Rename(t.path+newSuffix, t.path); err != nil {
+			return fmt.Errorf("write index: %w", err)
+		}
+		t.path = ""
 	}
 	t.mu.Lock()
 	t.frozen = nil
