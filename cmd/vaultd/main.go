@@ -165,7 +165,7 @@ func exitCode(err error) int {
 		return exitConflict
 	case errors.Is(err, admin.ErrNotRunning):
 		return exitUnavailable
-	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy), errors.Is(err, admin.ErrRunning):
+	case errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrTenantInUse), errors.Is(err, tenant.ErrBusy), errors.Is(err, admin.ErrRunning):
 		return exitTemporary
 	}
 	return exitFailed
@@ -179,6 +179,8 @@ func hint(err error) string {
 		return "a policy can be made stricter, and not yet weaker"
 	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy):
 		return "another vaultd command or server is at work there; try again"
+	case errors.Is(err, store.ErrTenantInUse):
+		return "it has sessions; try again when they have ended"
 	case errors.Is(err, admin.ErrNotRunning):
 		return "start one with: vaultd serve"
 	}
