@@ -13,3 +13,28 @@ func (v *Vault) Kill() {
 	v.done.Wait()
 	v.idx.Close()
 }
+
+// Ops and States are all there are.
+func Ops() []Op {
+	out := make([]Op, numOps)
+	for i := range out {
+		out[i] = Op(i)
+	}
+	return out
+}
+
+func States() []State {
+	out := make([]State, numStates)
+	for i := range out {
+		out[i] = State(i)
+	}
+	return out
+}
+
+// StateAt is what f's key finds under path, for an operation that changes something.
+func (f *FS) StateAt(path string) (State, error) {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(OpCreate, path)
+	return s.state, err
+}

@@ -371,6 +371,9 @@ func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload
 
 // admitUpload refuses at once what closing the upload could only refuse. v.mu is held.
 func (f *FS) admitUpload(s *spot, o CreateOptions) error {
+	if err := f.writes(OpCreate, s); err != nil {
+		return err
+	}
 	ask := OpCreate
 	if s.entry != nil {
 		ask = OpRepeat // whether it is the same, only its bytes can tell

@@ -131,6 +131,9 @@ func (f *FS) Link(old, path string) error {
 		return err
 	}
 	if from.entry == nil && from.state == StateAbsent {
+		if err := f.writes(OpLink, &from); err != nil {
+			return err
+		}
 		return pathError(OpLink, "/"+from.rel, fs.ErrNotExist)
 	}
 	if _, err := f.decide(OpLink, &from); err != nil {
@@ -175,6 +178,9 @@ func (f *FS) Remove(path string) error {
 		}
 		return pathError(OpRemove, "/"+s.rel, fs.ErrNotExist)
 	case s.entry != nil && s.entry.Kind == KindDir:
+		if err := f.writes(OpRemove, &s); err != nil {
+			return err
+		}
 		return pathError(OpRemove, "/"+s.rel, ErrIsDir)
 	}
 	effect, err := f.decide(OpRemove, &s)
@@ -548,6 +554,9 @@ func (f *FS) SetMeta(path string, m Meta, follow bool) error {
 		if err = f.writes(OpSetMeta, &s); err == nil {
 			err = pathError(OpSetMeta, "/"+s.rel, fs.ErrNotExist)
 		}
+	}
+	if err == nil && s.up != nil {
+		_, err = f.decide(OpSetMeta, &s)
 	}
 	if err != nil || s.up == nil {
 		defer f.v.mu.Unlock()

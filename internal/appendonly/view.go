@@ -324,6 +324,9 @@ func (f *FS) open(op Op, path string) (*File, error) {
 		return nil, err
 	}
 	info, err := f.infoOfNode(n)
+	if err == nil && op == OpHash && (n.lock != nil || n.entry != nil && n.entry.Kind == KindFile) {
+		err = f.mayHash(path, n)
+	}
 	switch {
 	case err != nil:
 		return nil, err
@@ -336,13 +339,18 @@ func (f *FS) open(op Op, path string) (*File, error) {
 	case info.Kind != KindFile:
 		return nil, pathError(op, path, ErrNotRegular)
 	}
-	if op == OpHash {
-		q := Query{Op: OpHash, Role: f.who.Role, Own: n.entry.Key == f.who.Key}
-		if verdict := Decide(q); verdict.Effect == Deny {
-			return nil, denied(op, path, verdict)
-		}
-	}
 	return f.openEntry(path, n.entry, info)
+}
+
+// mayHash asks the policy whether this key may have a digest of what n is.
+func (f *FS) mayHash(path string, n node) error {
+	q := Query{Op: OpHash}
+	if n.lock != nil {
+		q.Own = n.lock.key == f.who.Key
+	} else {
+		q.Own = n.entry.Key == f.who.Key
+	}
+	return f.may(q, path)
 }
 
 func (f *FS) openEntry(path string, e *journal.Entry, info Info) (*File, error) {
