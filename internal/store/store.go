@@ -268,13 +268,7 @@ func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) e
 
 // Vault returns a tenant's vault, opened if need be. done must be called when it is not used any more.
 func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
-	s.mu.Lock()
-	sl := s.slots[id]
-	if sl == nil {
-		sl = &slot{id: id}
-		s.slots[id] = sl
-	}
-	s.mu.Unlock()
+	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.vault == nil {
@@ -285,6 +279,18 @@ func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done
 	sl.users++
 	var once sync.Once
 	return sl.vault, func() { once.Do(func() { s.release(sl) }) }, nil
+}
+
+// slot finds a tenant's place in the table.
+func (s *Store) slot(id string) *slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sl := s.slots[id]
+	if sl == nil {
+		sl = &slot{id: id}
+		s.slots[id] = sl
+	}
+	return sl
 }
 
 func (s *Store) release(sl *slot) {
@@ -381,20 +387,21 @@ var ErrTenantInUse = errors.New("tenant is in use")
 // RebuildIndex makes a tenant's index anew from its journal and returns the number of records. The
 // tenant must have no sessions.
 func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, err error) {
-	err = s.With(ctx, id, func(*appendonly.Vault) error { return nil }) // whatever a crash left is repaired first
-	if err != nil {
-		return 0, err
-	}
-	s.mu.Lock()
-	sl := s.slots[id]
-	s.mu.Unlock()
+	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
-	if sl.users > 0 || sl.vault == nil {
+	if sl.users > 0 {
 		return 0, ErrTenantInUse
 	}
-	index := sl.vol.IndexPath()
 	if err := sl.close(); err != nil {
+		return 0, err
+	}
+	var index string
+	err = s.ReadVolume(ctx, id, func(v *volume.Volume) error {
+		index = v.IndexPath()
+		return nil
+	})
+	if err != nil {
 		return 0, err
 	}
 	if err := journal.RemoveIndex(index); err != nil {
@@ -406,9 +413,6 @@ func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, er
 	sl.idle = s.cfg.Now()
 	return uint64(sl.vault.Head()), nil
 }
-
-// Dataset returns where a tenant's dataset is; fs.ErrNotExist before its first use.
-func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id) }
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
