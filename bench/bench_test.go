@@ -218,10 +218,10 @@ func TestMeasureJournal(t *testing.T) {
 	if err != nil || f.records != 3 || f.length != 16 {
 		t.Errorf("got %+v, %v; want 3 records, 16 bytes", f, err)
 	}
-	if files, err := removeIndexes(data); err != nil || len(files) != 1 {
-		t.Errorf("remove index: %v, %v", files, err)
+	if files, err := indexes(data); err != nil || len(files) != 1 {
+		t.Errorf("indexes: %v, %v", files, err)
 	}
-	if _, err := removeIndexes(data); err == nil {
+	if _, err := indexes(t.TempDir()); err == nil {
 		t.Error("a store without an index was taken for one")
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -108,22 +109,21 @@ func (f *footprint) add(path string, lines bool) error {
 	return err
 }
 
-// removeIndexes deletes every tenant's index, so that a rebuild has all of it to do.
-func removeIndexes(data string) ([]string, error) {
+// indexes returns when every tenant's index was last changed.
+func indexes(data string) (map[string]time.Time, error) {
 	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "index.db"))
-	if err != nil {
-		return nil, err
+	if err != nil || len(files) == 0 {
+		return nil, errors.Join(err, fmt.Errorf("no index under %s", data))
 	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("remove index: no index.db below %s", data)
-	}
+	out := map[string]time.Time{}
 	for _, f := range files {
-		if err := os.Remove(f); err != nil {
-			return nil, fmt.Errorf("remove index: %w", err)
+		var st syscall.Stat_t
+		if err := syscall.Stat(f, &st); err != nil {
+			return nil, err
 		}
+		out[f] = time.Unix(st.Ctim.Sec, st.Ctim.Nsec)
 	}
-	return files, nil
+	return out, nil
 }
-
 // tail is the end of a command's output, for errors.
 func tail(b []byte) string { return strings.TrimSpace(string(b[max(0, len(b)-800):])) }

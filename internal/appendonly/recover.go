@@ -37,6 +37,7 @@ func (v *Vault) recover(tail *journal.Tail) error {
 		return err
 	}
 	boot, clean := v.idx.Ending()
+	clean = clean || v.cfg.Clean
 	sameBoot := tail.SameBoot || !tail.Dirty && boot == v.cfg.Boot
 	staged, err := v.vol.Staged()
 	if err != nil {

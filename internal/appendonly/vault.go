@@ -34,6 +34,7 @@ type Config struct {
 	Segments  journal.Segments
 	Account   Account // nil: nothing is limited
 	IndexPath string
+	Clean     bool // the vault was closed in order, though a new index can not know it
 	Policy    Policy
 	Now       func() time.Time // the server's clock; nil: time.Now
 	Boot      string           // the machine's boot id; another one means that unsynced data was lost
@@ -291,6 +292,9 @@ func (v *Vault) undo(err error, back func() error) error {
 // undone by the caller, unless the vault failed.
 func (v *Vault) commit(r *journal.Record, at, to journal.Loc) error {
 	if err := v.Err(); err != nil {
+		return err
+	}
+	if err := v.idx.Check(r, at, to); err != nil {
 		return err
 	}
 	own, err := v.log.Append(r)

@@ -198,7 +198,7 @@ func (s *Store) Reload() error {
 		}
 		sl.mu.Lock()
 		if sl.vault != nil {
-			sl.vault.SetPolicy(policyOf(t))
+			sl.vault.SetPolicy(t.Core())
 			sl.quota.SetLimits(limitsOf(t))
 		}
 		sl.mu.Unlock()
@@ -234,18 +234,6 @@ func (s *Store) openSlots() []*slot {
 	return out
 }
 
-func policyOf(t tenant.Tenant) appendonly.Policy {
-	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
-		Suspended: t.Suspended, SyncClose: t.Policy.Durability == tenant.AtClose}
-	if p.ResumeWindow == 0 {
-		p.ResumeWindow = -1 // the catalog's zero is not the core's default
-	}
-	for _, x := range t.Policy.Prefixes {
-		p.Prefixes = append(p.Prefixes, appendonly.Prefix{Path: x.Path, Mode: x.Mode})
-	}
-	return p
-}
-
 // What a tenant may use beyond its limit: for locks, and for the records of removals and renames (P7).
 const (
 	slack   = 1 << 20
@@ -272,7 +260,7 @@ func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.vault == nil {
-		if err := s.open(ctx, sl); err != nil {
+		if err := s.open(ctx, sl, false); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -300,8 +288,9 @@ func (s *Store) release(sl *slot) {
 	sl.idle = s.cfg.Now()
 }
 
-// open opens a tenant's vault; the slot's lock is held.
-func (s *Store) open(ctx context.Context, sl *slot) error {
+// open opens a tenant's vault; clean says that it was closed in order, whatever its index knows. The
+// slot's lock is held.
+func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	t, ok := s.Tenants().TenantByID(sl.id)
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
@@ -329,7 +318,7 @@ func (s *Store) open(ctx context.Context, sl *slot) error {
 	}
 	q := quota.New(vol, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
 	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
-		Policy: policyOf(t), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
+		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
 	if err != nil {
 		return errors.Join(fmt.Errorf("open vault of %s: %w", t.Name, err), vol.Close())
@@ -396,18 +385,20 @@ func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, er
 	if err := sl.close(); err != nil {
 		return 0, err
 	}
-	var index string
+	clean := false
 	err = s.ReadVolume(ctx, id, func(v *volume.Volume) error {
-		index = v.IndexPath()
-		return nil
+		if x, err := journal.OpenIndex(v.IndexPath()); err == nil { // else it is what has to be made anew
+			_, clean = x.Ending()
+			if err := x.Close(); err != nil {
+				return err
+			}
+		}
+		return journal.RemoveIndex(v.IndexPath())
 	})
 	if err != nil {
 		return 0, err
 	}
-	if err := journal.RemoveIndex(index); err != nil {
-		return 0, err
-	}
-	if err := s.open(ctx, sl); err != nil {
+	if err := s.open(ctx, sl, clean); err != nil {
 		return 0, err
 	}
 	sl.idle = s.cfg.Now()
