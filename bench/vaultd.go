@@ -125,5 +125,6 @@ func indexes(data string) (map[string]time.Time, error) {
 	}
 	return out, nil
 }
+
 // tail is the end of a command's output, for errors.
 func tail(b []byte) string { return strings.TrimSpace(string(b[max(0, len(b)-800):])) }
