@@ -405,6 +405,9 @@ func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, er
 	return uint64(sl.vault.Head()), nil
 }
 
+// Dataset returns where a tenant's dataset is; fs.ErrNotExist before its first use.
+func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id) }
+
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
 	path, err := s.cfg.Driver.Path(id)
