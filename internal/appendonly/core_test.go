@@ -42,7 +42,8 @@ func (c *clock) Add(d time.Duration) {
 type bench struct {
 	t     testing.TB
 	mem   *volumetest.Memory
-	segs  journal.Segments // nil: mem
+	segs  journal.Segments  // nil: mem
+	vol   appendonly.Volume // nil: mem
 	vault *appendonly.Vault
 	clock *clock
 	index string
@@ -69,7 +70,11 @@ func (b *bench) open() {
 	if segs == nil {
 		segs = b.mem
 	}
-	v, err := appendonly.Open(appendonly.Config{Volume: b.mem, Segments: segs, IndexPath: b.index, Policy: b.pol,
+	vol := b.vol
+	if vol == nil {
+		vol = b.mem
+	}
+	v, err := appendonly.Open(appendonly.Config{Volume: vol, Segments: segs, IndexPath: b.index, Policy: b.pol,
 		Now: b.clock.Now, Boot: b.boot, Log: slog.New(slog.NewTextHandler(testLog{b.t}, nil)), BarrierEvery: time.Hour})
 	if err != nil {
 		b.t.Fatal(err)

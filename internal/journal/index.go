@@ -211,6 +211,32 @@ func (x *Index) Replay(r *Record) error {
 	return x.Apply(r, at, to)
 }
 
+// Check reports why r could not be applied: what it speaks of is not there, or is where a client has
+// no place. A record that can not be applied must not be written, as no index could be made from the journal again.
+func (x *Index) Check(r *Record, at, to Loc) error {
+	var there, free bool
+	switch r.Op {
+	case OpCreate:
+	case OpMkdir, OpSymlink, OpNode:
+		free = true
+	case OpSeal, OpRemove, OpMeta, OpLink, OpMove:
+		there = true
+	default:
+		return nil
+	}
+	if at == (Loc{}) || (r.Op == OpLink || r.Op == OpMove) && to == (Loc{}) {
+		return fmt.Errorf("check record (%s %q): it has no place", r.Op, r.Path)
+	}
+	if !there && !free {
+		return nil
+	}
+	e, err := x.live1(at)
+	if err == nil && (there && e == nil || free && e != nil) {
+		err = fmt.Errorf("check record (%s %q): %w", r.Op, r.Path, fs.ErrInvalid)
+	}
+	return err
+}
+
 // Apply makes the index follow one record, in order. at and to are the places of its Path and To.
 func (x *Index) Apply(r *Record, at, to Loc) error {
 	if r.Seq != x.state.Head.Seq+1 {
