@@ -29,6 +29,7 @@ import (
 var version = ""
 
 func main() {
+	tuneCollector()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -175,21 +174,8 @@ func (a *app) serveCommand() *cobra.Command {
 	return c
 }
 
-// gcPercent trades memory for the collector's time: SSH's packets are garbage as soon as they are
-// written, and the collector was the largest cost of a transfer. memoryLimit bounds what that may take.
-const (
-	gcPercent   = 400
-	memoryLimit = 512 << 20
-)
-
 // serve runs the server until ctx is cancelled, then drains. ready is called once it listens.
 func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
 	log := newLogger(a.stderr, conf.Log.Format, conf.Log.Level)
 	keys, err := a.hostKeys(conf)
 	if err != nil {
