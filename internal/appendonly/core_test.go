@@ -48,7 +48,9 @@ type bench struct {
 	clock *clock
 	index string
 	boot  string
-	pol   appendonly.Policy
+	// opened is what boot was when the vault was opened.
+	opened string
+	pol    appendonly.Policy
 }
 
 func newBench(t testing.TB, p appendonly.Policy) *bench {
@@ -79,7 +81,7 @@ func (b *bench) open() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.vault = v
+	b.vault, b.opened = v, b.boot
 	b.t.Cleanup(func() { v.Close() })
 }
 
@@ -90,6 +92,11 @@ func (b *bench) reopen() {
 		b.t.Fatal(err)
 	}
 	b.open()
+}
+
+// session is as, for tests that end sessions themselves.
+func (b *bench) session(key string) *appendonly.FS {
+	return b.vault.Session(appendonly.Who{Key: key, Fingerprint: "SHA256:" + key, Session: "s-" + key, Protocol: "test"})
 }
 
 func (b *bench) as(key string) *appendonly.FS {

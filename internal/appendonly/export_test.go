@@ -14,6 +14,13 @@ func (v *Vault) Kill() {
 	v.idx.Close()
 }
 
+// NameInstant lets /.vault/at/name be the instant s for this session.
+func (f *FS) NameInstant(name string, s Seq) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.instants[name] = s
+}
+
 // Ops and States are all there are.
 func Ops() []Op {
 	out := make([]Op, numOps)

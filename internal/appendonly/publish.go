@@ -2,6 +2,7 @@ package appendonly
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"time"
@@ -56,6 +57,10 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	}
 	if verdict.Effect == Ignore {
 		return true, v.repeat(u, &s)
+	}
+	// What is recorded is what is there: anything else would be found damaged, for ever.
+	if have, err := u.staged.Size(); err != nil || have != u.size {
+		return false, errors.Join(err, fmt.Errorf("publish upload: %d bytes are staged, %d were written", have, u.size))
 	}
 	if err := u.staged.Close(); err != nil { // what has a name has no write descriptor
 		return false, err

@@ -66,6 +66,10 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 		u.mu.Unlock()
 		return 0, ErrClosed
 	}
+	if len(p) == 0 { // changes nothing, wherever it is
+		u.mu.Unlock()
+		return 0, nil
+	}
 	if u.append > 0 && off < u.append {
 		off += u.append
 	}

@@ -264,3 +264,16 @@ func TestResumeFails(t *testing.T) {
 	ok(t, u.Close())
 	want(t, b.as("alice"), "f", "12345678")
 }
+
+// Writing nothing, somewhere behind the end, changes nothing: what is sealed has the bytes that it says.
+func TestEmptyWrite(t *testing.T) {
+	b := newBench(t, appendonly.Policy{})
+	a := b.as("alice")
+	u, err := a.Create("f", create)
+	ok(t, err)
+	if n, err := u.WriteAt(nil, 1<<40); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	ok(t, u.Close())
+	want(t, a, "f", "")
+}
