@@ -20,6 +20,7 @@ var identities = []identity{
 	{"alice", "alice"},
 	{"mallory", "alice"}, // has stolen a key of alice's machine: another key, the same tenant
 	{"bob", "bob"},
+	{"carol", "carol"},
 	{"pusher", "alice"},
 	{"puller", "alice"},
 }

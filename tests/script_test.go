@@ -27,6 +27,7 @@ import (
 //	log TEXT                                      waits until the server has logged TEXT
 //	unmount DIR                                   ends an sshfs
 func TestScript(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata",
 		Setup:              setupScript,
