@@ -10,20 +10,21 @@ import (
 	"vaultd/internal/journal"
 )
 
-// patience is how long a write waits for the one before it. pkg/sftp's workers reorder requests that
-// clients send in order by microseconds; real gaps never close.
-const patience = 20 * time.Millisecond
+// patience is how long a write waits for the one before it, once in an upload: pkg/sftp's workers
+// reorder by microseconds (on a busy machine by what the scheduler takes) requests that clients send
+// in order; real gaps never close.
+const patience = 250 * time.Millisecond
 
 // digest computes the SHA-256 of an upload while its bytes arrive.
 //
-// It guarantees that sum returns the hash of the staged bytes, or says that it does not know it. It
-// does not read anything back: who needs the hash of an upload with gaps uses hashContent.
+// It guarantees that result returns the hash of the staged bytes, or says that it does not know it;
+// complete reads back what it is missing.
 type digest struct {
 	mu      sync.Mutex // guards all; held while hashing, so that the order is the offsets' order
 	arrived *sync.Cond // next moved, or the patience of somebody ended
 	sum     hash.Hash
 	next    int64 // everything below is hashed
-	broken  bool  // bytes below next changed, or some above were never hashed
+	broken  bool  // bytes below next changed: all has to be read again
 	hasty   bool  // a wait ended in vain: the client really leaves gaps
 
 	mark   int64 // an offset of interest, -1 if none
@@ -47,10 +48,17 @@ func (d *digest) write(p []byte, off int64) {
 		return
 	}
 	d.await(off)
-	if off != d.next || d.broken {
+	switch {
+	case off < d.next:
 		d.broken = true
-		return
-	}
+	case off == d.next && !d.broken:
+		d.take(p)
+		d.arrived.Broadcast()
+	} // else: complete will read it
+}
+
+// take hashes the bytes from next on.
+func (d *digest) take(p []byte) {
 	if d.mark > d.next && d.mark < d.next+int64(len(p)) {
 		cut := d.mark - d.next
 		d.sum.Write(p[:cut])
@@ -59,7 +67,27 @@ func (d *digest) write(p []byte, off int64) {
 	}
 	d.sum.Write(p)
 	d.reach(d.next + int64(len(p)))
-	d.arrived.Broadcast()
+}
+
+// Write is take, for complete.
+func (d *digest) Write(p []byte) (int, error) {
+	d.take(p)
+	return len(p), nil
+}
+
+// complete returns the hash of the first size bytes of r, reading what was not hashed on the way. No
+// write is under way any more.
+func (d *digest) complete(r io.ReaderAt, size int64) (journal.Hash, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken || d.next > size {
+		return hashContent(r, size)
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{d}, io.NewSectionReader(r, d.next, size-d.next), make([]byte, 256<<10)); err != nil {
+		d.broken = true
+		return journal.Hash{}, err
+	}
+	return current(d.sum), nil
 }
 
 // await returns when next has come to off, or after patience.

@@ -73,7 +73,7 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	v.forgetUpload(u)
 	v.settled(u.id)
 	if r.SHA256.IsZero() {
-		v.hashLater(u.id, u.size)
+		v.hashLater(u.id, u.size, u.digest)
 	}
 	return true, nil
 }
@@ -263,12 +263,12 @@ func (v *Vault) drop(id journal.ID) {
 }
 
 // hashLater computes the hash of a content that was published without, and journals it. mu is held.
-func (v *Vault) hashLater(id journal.ID, size int64) {
+func (v *Vault) hashLater(id journal.ID, size int64, d *digest) {
 	v.pendingHashes++
 	v.done.Add(1)
 	go func() {
 		defer v.done.Done()
-		h, err := v.hashNow(id, size)
+		h, err := v.hashNow(id, size, d)
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.pendingHashes--
@@ -284,7 +284,7 @@ func (v *Vault) hashLater(id journal.ID, size int64) {
 // hashSlots bounds the background reads of all vaults of the process.
 var hashSlots = make(chan struct{}, 2)
 
-func (v *Vault) hashNow(id journal.ID, size int64) (journal.Hash, error) {
+func (v *Vault) hashNow(id journal.ID, size int64, d *digest) (journal.Hash, error) {
 	hashSlots <- struct{}{}
 	defer func() { <-hashSlots }()
 	c, err := v.vol.Open(id)
@@ -295,7 +295,7 @@ func (v *Vault) hashNow(id journal.ID, size int64) (journal.Hash, error) {
 		return journal.Hash{}, err
 	}
 	defer c.Close()
-	return hashContent(c, size)
+	return d.complete(c, size)
 }
 
 // sealOld seals what has been fresh for long enough. mu is held.

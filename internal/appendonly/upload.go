@@ -59,7 +59,7 @@ const maxUploads = 8192
 // maxFresh bounds the files that one tenant may keep unsealed.
 const maxFresh = 16384
 
-// WriteAt follows io.WriterAt. Writes may arrive in any order.
+// WriteAt follows io.WriterAt. Writes may arrive in any order; overlapping ones must not be concurrent.
 func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	u.mu.Lock()
 	if u.closed {
@@ -301,10 +301,7 @@ func (u *Upload) takeOver() error {
 
 // hash returns the content's SHA-256, reading it again if need be. mu is held, base was taken over.
 func (u *Upload) hash() (journal.Hash, error) {
-	if h, ok := u.digest.result(u.size); ok {
-		return h, nil
-	}
-	return hashContent(u.staged, u.size)
+	return u.digest.complete(u.staged, u.size)
 }
 
 // join adds a handle, unless the upload has ended.

@@ -43,8 +43,9 @@ type conn struct {
 	opens uint64        // names the next OPEN to the handlers
 
 	// Owned by RequestServer's sending goroutine.
-	part []byte // a reply that comes in several pieces
-	left int    // bytes of that reply that are still to come
+	part  []byte // a reply that comes in several pieces
+	left  int    // bytes of that reply that are still to come
+	ready []byte // whole replies that wait for the next one
 
 	out sync.Mutex // held while a packet is written; taken before mu, never after it
 
@@ -334,7 +335,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	c.reply(whole)
-	err := c.send(whole)
+	err := c.gather(whole)
 	c.mu.Lock()
 	c.done++
 	c.flight[c.done%maxInFlight] = request{}
@@ -342,6 +343,29 @@ func (c *conn) Write(p []byte) (int, error) {
 	c.checkOver()
 	c.mu.Unlock()
 	return len(p), err
+}
+
+// gatherUpTo is how many bytes of replies wait for the next one.
+const gatherUpTo = 4 << 10
+
+// gather sends a reply, or keeps it to be sent with the next one when RequestServer has further requests
+// in hand: each of them is answered, and acknowledging a run of WRITEs one by one costs both sides a
+// packet and a system call each.
+func (c *conn) gather(packet []byte) error {
+	c.mu.Lock()
+	more := c.sent > c.done+1 && !c.stopped
+	c.mu.Unlock()
+	if more && len(c.ready)+len(packet) <= gatherUpTo {
+		c.ready = append(c.ready, packet...)
+		return nil
+	}
+	if len(c.ready) == 0 {
+		return c.send(packet)
+	}
+	c.ready = append(c.ready, packet...)
+	err := c.send(c.ready)
+	c.ready = c.ready[:0]
+	return err
 }
 
 // reply notes what a reply means for handles, before the client can have seen it.
@@ -361,7 +385,7 @@ func (c *conn) reply(packet []byte) {
 	c.handles[d.string()] = r.open
 }
 
-// send writes one whole packet, by one Write.
+// send writes whole packets, by one Write.
 func (c *conn) send(packet []byte) error {
 	c.out.Lock()
 	defer c.out.Unlock()
