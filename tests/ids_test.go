@@ -107,7 +107,7 @@ func asIdentity(id identity, args []string) {
 		if len(args) > 2 && args[0] == "-l" {
 			opts, args = args[:2:2], args[2:]
 		}
-		batch := filepath.Join(home, fmt.Sprintf("batch-%d", os.Getpid()))
+		batch := filepath.Join(os.TempDir(), fmt.Sprintf("batch-%d", os.Getpid()))
 		if err := os.WriteFile(batch, []byte(strings.Join(args, "\n")+"\n"), 0o600); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(126)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,32 @@ func TestReplayRestic019NotSeenWithTheRealClient(t *testing.T) {
 		r.ok("remove own lock", r.Remove(lock))
 		r.absent(lock)
 	})
+}
+
+// restic 0.15 and later asks for the free space after a failed write, and ends at once when there is too
+// little of it and Favail is not 0; 0.14 has that code too, and never reaches it.
+func TestReplayResticNoSpaceNotSeenWithTheRealClient(t *testing.T) {
+	v := startVault(t, "--quota", "12M")
+	r := replay(t, v, "alice")
+	r.ok("mkdir", r.Mkdir("/repo"))
+	pack := noise("pack", 16<<20)
+	temp := "/repo/aa-restic-temp-0123456789abcdef"
+	h, err := r.Open(temp, create|attack.Exclusive, attack.Attrs{})
+	r.ok("open", err)
+	for off := 0; err == nil && off < len(pack); off += 32 << 10 {
+		err = h.WriteAt(pack[off:off+32<<10], uint64(off))
+	}
+	var status *sftpattack.StatusError
+	if !errors.As(err, &status) || status.Code != 4 || !strings.Contains(status.Text, "quota exceeded: 12 MiB of 12 MiB used") {
+		t.Errorf("write over the quota: %v, want a failure (4) that says so", err)
+	}
+	h.Close()
+	space, err := r.Statvfs("/repo")
+	r.ok("statvfs", err)
+	if space.Avail >= uint64(len(pack)) || space.Avail == 0 || space.Total > 12<<20 {
+		t.Errorf("statvfs says %+v", space)
+	}
+	r.absent(temp)
 }
 
 // rclone 1.63 and later uploads beside the name, sets times, and renames over another connection.

@@ -19,7 +19,7 @@ import (
 //	alice|mallory|bob|pusher|puller CLIENT ARGS   a client as somebody (asIdentity)
 //	vaultd ARGS                                   the operator, on this script's store
 //	vault OPTIONS                                 makes the store, with tenant add's options, and serves it
-//	serve, stop, kill9                            the server
+//	serve, stop, kill9                            the server; ADDR, PORT and SERVER are its address and process
 //	exits N COMMAND ARGS                          runs a command that must end with N
 //	instant NAME                                  sets NAME to a time between what was and what comes
 //	random FILE BYTES SEED                        makes a file
@@ -77,6 +77,7 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	_, port, _ := strings.Cut(v.addr, ":")
 	ts.Setenv("ADDR", v.addr)
 	ts.Setenv("PORT", port)
+	ts.Setenv("SERVER", strconv.Itoa(v.cmd.Process.Pid))
 }
 
 func cmdStop(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).stop()) }

@@ -68,7 +68,7 @@ func (v *vault) vaultd(args ...string) (string, error) {
 // as prepares a client for somebody; see asIdentity.
 func (v *vault) as(who string, args ...string) *exec.Cmd {
 	cmd := exec.Command(who, args...)
-	cmd.Env = append(os.Environ(), v.env()...)
+	cmd.Env = append(append(os.Environ(), v.env()...), "TMPDIR="+v.root)
 	cmd.Dir = v.root
 	return cmd
 }
