@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"hash"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ type digest struct {
 	next    int64 // everything below is hashed
 	broken  bool  // bytes below next changed: all has to be read again
 	hasty   bool  // a wait ended in vain: the client really leaves gaps
+	passed  int64 // the lowest offset of a write that was not hashed
 
 	mark   int64 // an offset of interest, -1 if none
 	atMark journal.Hash
@@ -34,7 +36,7 @@ type digest struct {
 
 // newDigest begins a digest that also remembers the hash of the first mark bytes (-1: of none).
 func newDigest(mark int64) *digest {
-	d := &digest{sum: sha256.New(), mark: mark}
+	d := &digest{sum: sha256.New(), mark: mark, passed: math.MaxInt64}
 	d.arrived = sync.NewCond(&d.mu)
 	d.reach(0)
 	return d
@@ -49,12 +51,25 @@ func (d *digest) write(p []byte, off int64) {
 	}
 	d.await(off)
 	switch {
-	case off < d.next:
+	case d.broken:
+	case off > d.next: // complete will read it
+		d.passed = min(d.passed, off)
+	case off < d.next, off+int64(len(p)) > d.passed:
+		// Of two writes of the same bytes, under way together, the other may be the later one on the disk.
 		d.broken = true
-	case off == d.next && !d.broken:
+		d.arrived.Broadcast()
+	default:
 		d.take(p)
 		d.arrived.Broadcast()
-	} // else: complete will read it
+	}
+}
+
+// cut says that what was written above n bytes is forgotten.
+func (d *digest) cut(n int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.broken = d.broken || d.next > n
+	d.passed = math.MaxInt64
 }
 
 // take hashes the bytes from next on.

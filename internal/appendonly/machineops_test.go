@@ -77,7 +77,7 @@ func (m *machine) truncate(f *appendonly.FS, k, p string) {
 	size := rapid.IntRange(0, 4).Draw(m.rt, "size")
 	m.do(func() error { return f.Truncate(p, int64(size)) }, func(w world) {
 		x, there := w[p]
-		if !there || m.writing(k, p) { // what is being written changes, not what is there
+		if !there || size > 0 && m.writing(k, p) { // what is being written changes, not what is there
 			m.abandon(k, p)
 			return
 		}

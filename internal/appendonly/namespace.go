@@ -112,7 +112,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 // treeError explains an error of the live tree: a taken name there that the index does not know is
 // the second guard at work.
 func (f *FS) treeError(op Op, s *spot, err error) error {
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, fs.ErrExist) && !errors.Is(err, ErrReadOnly) {
 		return pathError(op, "/"+s.rel, fs.ErrExist)
 	}
 	return f.v.tree(err)

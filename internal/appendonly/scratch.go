@@ -3,6 +3,7 @@ package appendonly
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -111,6 +112,9 @@ func (v *Vault) storeLock(at journal.Loc, l *lockFile) error {
 		return err
 	}
 	if err := v.vol.PutNote(AreaScratch, lockNoteName(at), b); err != nil {
+		if v.scratch[at] == nil { // it may be there all the same
+			err = errors.Join(err, v.vol.RemoveNote(AreaScratch, lockNoteName(at)))
+		}
 		return err
 	}
 	v.scratch[at] = l

@@ -500,9 +500,7 @@ func (u *Upload) resumable() int64 {
 
 // cutTo makes the staged content exactly the first n bytes. mu is held.
 func (u *Upload) cutTo(n int64) error {
-	if d := u.digest; d.next > n {
-		d.spoil()
-	}
+	u.digest.cut(n)
 	u.size, u.ranges = n, extents{{0, n}}
 	return u.staged.Truncate(n)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"testing"
 	"time"
@@ -276,4 +277,43 @@ func TestEmptyWrite(t *testing.T) {
 	}
 	ok(t, u.Close())
 	want(t, a, "f", "")
+}
+
+// Two writes of the same bytes are under way together. Whichever the disk has in the end, the digest in
+// the journal is that of what is there.
+func TestDigestOfOverlappingWrites(t *testing.T) {
+	b := newBench(t, appendonly.Policy{})
+	first := make(chan struct{})
+	release := make(chan struct{})
+	b.mem.Fault = func(op, _ string) (bool, error) {
+		if op == "WriteAt" {
+			select {
+			case first <- struct{}{}:
+				<-release
+			default:
+			}
+		}
+		return true, nil
+	}
+	a := b.as("alice")
+	u, err := a.Create("f", create)
+	ok(t, err)
+	done := make(chan error)
+	go func() { _, err := u.WriteAt([]byte("XXXXX"), 5); done <- err }() // waits in vain for what comes before
+	<-first
+	_, err = u.WriteAt([]byte("aaaaaaa"), 0)
+	ok(t, err)
+	close(release)
+	ok(t, <-done)
+	ok(t, u.Close())
+	want(t, a, "f", "aaaaaXXXXX")
+	for range 2 {
+		vs, err := a.Versions("f")
+		ok(t, err)
+		if sum := fmt.Sprintf("%x", sha256.Sum256([]byte("aaaaaXXXXX"))); vs[0].SHA256 != sum && vs[0].SHA256 != "" {
+			t.Fatalf("recorded %s, it is %s", vs[0].SHA256, sum)
+		}
+		b.reopen()
+		a = b.as("alice")
+	}
 }

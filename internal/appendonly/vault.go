@@ -170,6 +170,9 @@ func (v *Vault) openJournal() (*journal.Tail, error) {
 				return nil, nil
 			}
 			idx.Close()
+			if !errors.Is(err, journal.ErrCorrupt) { // the disk, not what is on it
+				return nil, err
+			}
 		}
 		if try > 0 {
 			return nil, err

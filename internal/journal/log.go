@@ -102,8 +102,8 @@ func (l *Log) openSegment(end, from Head, replay func(*Record) error) (*Tail, er
 			if err == io.EOF {
 				break
 			}
-			if sc.head.Seq < from.Seq || errors.Is(err, errForeign) {
-				return nil, err // what the index saw was stable; what is whole is not torn
+			if sc.head.Seq < from.Seq || !isTorn(err) {
+				return nil, err // what the index saw was stable
 			}
 			tail.Torn = size - sc.offset
 			break

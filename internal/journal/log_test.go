@@ -217,3 +217,30 @@ func TestCrashKeepsSynced(t *testing.T) {
 		}
 	}
 }
+
+// A disk that can not be read for a moment has torn nothing: opening fails, and nothing is cut off.
+func TestReadErrorIsNoTear(t *testing.T) {
+	m := volumetest.New(t)
+	l, _ := open(t, m, journal.Head{})
+	appendAll(t, l, sampleRecords())
+	head := l.Head()
+	ok(t, l.Close())
+	broken := errors.New("injected")
+	m.Fault = func(op, _ string) (bool, error) {
+		if op == "SegmentReadAt" {
+			return false, broken
+		}
+		return true, nil
+	}
+	if _, _, err := journal.Open(config(m, time.Now), journal.Head{}, discard); !errors.Is(err, broken) || errors.Is(err, journal.ErrCorrupt) {
+		t.Fatal(err)
+	}
+	if _, _, err := journal.NewReader(m).All(func(*journal.Record, []byte) error { return nil }); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	m.Fault = nil
+	again, tail := open(t, m, journal.Head{})
+	if again.Head() != head || tail.Torn != 0 {
+		t.Fatalf("%+v, %+v", again.Head(), tail)
+	}
+}

@@ -36,7 +36,7 @@ func (r *Reader) All(f func(rec *Record, line []byte) error) (Head, int64, error
 		if err == io.EOF {
 			return head, 0, nil
 		}
-		if errors.Is(err, errForeign) {
+		if err != nil && !isTorn(err) {
 			return head, 0, err
 		}
 		if err != nil {
@@ -128,6 +128,10 @@ func newScanner(r io.Reader, head Head, known bool) *scanner {
 // errForeign is a segment that is whole by its own word: the one before it is missing, or it is of another journal.
 var errForeign = errors.New("segment does not follow from record")
 
+// isTorn reports whether err, of a scanner, may be the end of what a crashed process wrote: not when the disk
+// could not be read, nor when what stands there is whole and of another chain.
+func isTorn(err error) bool { return errors.Is(err, ErrCorrupt) && !errors.Is(err, errForeign) }
+
 func (s *scanner) next() (*Record, []byte, error) {
 	b, err := s.r.ReadSlice('\n')
 	if err == bufio.ErrBufferFull {
@@ -136,8 +140,11 @@ func (s *scanner) next() (*Record, []byte, error) {
 	if err == io.EOF && len(b) == 0 {
 		return nil, nil, io.EOF
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: line without end: %w", ErrCorrupt, err)
+	if err == io.EOF {
+		return nil, nil, fmt.Errorf("%w: line without end", ErrCorrupt)
+	}
+	if err != nil { // it can not be read now: that says nothing of what is there
+		return nil, nil, fmt.Errorf("read journal: %w", err)
 	}
 	rec, err := parseLine(bytes.TrimSuffix(b, []byte("\n")), s.head.Chain)
 	if err != nil {
