@@ -44,6 +44,7 @@ type vaultKey struct{}
 func setupScript(e *testscript.Env) error {
 	e.Vars = append(e.Vars, vaultdBin+"="+os.Getenv(vaultdBin), idsDir+"="+filepath.Join(e.WorkDir, "ids"),
 		"VAULTD_DIR="+filepath.Join(e.WorkDir, "vault"), "KEYS="+filepath.Join(e.WorkDir, "ids"), "TZ=UTC", "LC_ALL=C.UTF-8", "NO_COLOR=1")
+	e.Defer(func() { unmountBelow(e.WorkDir) })
 	holder := new(*vault)
 	e.Values[vaultKey{}] = holder
 	return nil
@@ -142,6 +143,19 @@ func cmdUnmount(ts *testscript.TestScript, _ bool, args []string) {
 	// sshfs ends on its own once the mount is gone; its session does too.
 	if err := waitUnmounted(ts.MkAbs(args[0])); err != nil {
 		ts.Fatalf("%v", err)
+	}
+}
+
+// unmountBelow ends what a script that failed left mounted.
+func unmountBelow(dir string) {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+			exec.Command("fusermount3", "-u", "-z", f[1]).Run()
+		}
 	}
 }
 
