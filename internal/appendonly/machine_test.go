@@ -68,12 +68,8 @@ func (m *machine) draw(label string, from ...string) string {
 }
 
 func (m *machine) path(label string) string {
-	dir := m.draw(label+" in", "", "", "p", "p/d", "q", "q/d")
-	name := m.draw(label, "a", "b", "b.partial", ".in.c", "d")
-	if dir == "" {
-		return m.draw(label+" of root", name, "p", "q")
-	}
-	return dir + "/" + name
+	dir := m.draw(label+" in", "", "", "p/", "p/d/")
+	return dir + m.draw(label, "a", "a", "b.partial", "d", "p")
 }
 
 func (m *machine) data() string { return m.draw("data", "", "a", "ab", "abc", "abcd", "b", "bc") }
@@ -184,19 +180,22 @@ func (m *machine) arm() {
 // dropped before it. (It would be a name that is the only link of its content: nothing may drop that.)
 func (m *machine) keep() func(string) bool {
 	bits := rapid.Uint64().Draw(m.rt, "keep")
-	if rapid.IntRange(0, 3).Draw(m.rt, "keep all") == 0 {
-		bits = ^uint64(0)
-	}
+	what := m.draw("lose", "anything", "writes", "writes", "names", "nothing", "everything")
 	n := 0
-	return func(what string) bool {
+	return func(change string) bool {
 		n++
+		random := bits>>(n%64)&1 == 1
 		switch {
-		case strings.HasPrefix(what, "discard"):
-			return bits == ^uint64(0)
-		case strings.HasPrefix(what, "stage"):
-			return bits != 0
+		case what == "nothing", strings.HasPrefix(change, "stage") && what != "everything":
+			return true
+		case what == "everything", strings.HasPrefix(change, "discard"):
+			return false
+		case what == "writes":
+			return random || !strings.HasPrefix(change, "write")
+		case what == "names":
+			return random || strings.HasPrefix(change, "write") || strings.Contains(change, "segment")
 		}
-		return bits>>(n%64)&1 == 1
+		return random
 	}
 }
 
