@@ -45,3 +45,12 @@ func (f *FS) StateAt(path string) (State, error) {
 	s, err := f.spot(OpCreate, path)
 	return s.state, err
 }
+
+// Vault returns the session's vault.
+func (f *FS) Vault() *Vault { return f.v }
+
+// The names under which uploads stay unsealed.
+var (
+	Temporary   = temporary
+	IsTemporary = isTemporary
+)

@@ -106,7 +106,7 @@ func (v *Vault) staysFresh(s *spot) bool {
 	if s.entry != nil && !s.entry.Fresh {
 		return false
 	}
-	return temporary.MatchString(s.loc.Name) || v.policy.SealAfter > 0
+	return isTemporary(s.loc.Name) || v.policy.SealAfter > 0
 }
 
 // place gives the content of r the name s, in the tree (unless it stays fresh), then in the journal.
@@ -315,7 +315,7 @@ func (v *Vault) sealOld() {
 			continue
 		}
 		wait := defaultWindow
-		if !temporary.MatchString(at.Name) {
+		if !isTemporary(at.Name) {
 			wait = min(wait, v.policy.SealAfter)
 		}
 		if now.Sub(e.Received) < wait {
