@@ -46,6 +46,17 @@ func (f *FS) StateAt(path string) (State, error) {
 	return s.state, err
 }
 
+// InodeAt is the inode of what path stands for live; 0 where that is no content.
+func (f *FS) InodeAt(path string) (uint64, error) {
+	f.v.mu.Lock()
+	defer f.v.mu.Unlock()
+	s, err := f.spot(OpCreate, path)
+	if err != nil || s.entry == nil || !s.entry.Kind.HasContent() {
+		return 0, err
+	}
+	return f.v.vol.Inode(s.entry.ID)
+}
+
 // Vault returns the session's vault.
 func (f *FS) Vault() *Vault { return f.v }
 

@@ -17,7 +17,7 @@ import (
 	"vaultd/internal/volume/volumetest"
 )
 
-// treeOf lists what a volume's live tree holds, one line for each name with its kind.
+// treeOf lists what a volume's live tree holds, one line for each name with its kind and the inode of its content.
 func treeOf(t testing.TB, v appendonly.Volume, dir string) []string {
 	t.Helper()
 	list, err := v.Entries(dir)
@@ -25,7 +25,10 @@ func treeOf(t testing.TB, v appendonly.Volume, dir string) []string {
 	var out []string
 	for _, e := range list {
 		p := strings.TrimPrefix(dir+"/"+e.Name, "/")
-		out = append(out, fmt.Sprintf("%q %s", p, e.Kind))
+		if e.Kind != appendonly.KindFile {
+			e.Inode = 0
+		}
+		out = append(out, fmt.Sprintf("%q %s %d", p, e.Kind, e.Inode))
 		if e.Kind == appendonly.KindDir {
 			out = append(out, treeOf(t, v, p)...)
 		}
@@ -49,14 +52,16 @@ func liveOf(t testing.TB, f *appendonly.FS, dir string) []string {
 		for _, i := range infos {
 			p := strings.TrimPrefix(dir+"/"+i.Name, "/")
 			if i.Kind == appendonly.KindDir {
-				out = append(out, fmt.Sprintf("%q %s", p, i.Kind))
+				out = append(out, fmt.Sprintf("%q %s 0", p, i.Kind))
 				out = append(out, liveOf(t, f, p)...)
 			} else if i.Sealed {
 				kind := i.Kind
 				if kind.HasContent() {
 					kind = appendonly.KindFile
 				}
-				out = append(out, fmt.Sprintf("%q %s", p, kind))
+				inode, err := f.InodeAt(p)
+				ok(t, err)
+				out = append(out, fmt.Sprintf("%q %s %d", p, kind, inode))
 			}
 		}
 	}
