@@ -188,7 +188,7 @@ func TestCloseWaitsForDigests(t *testing.T) {
 	b := newBench(t, appendonly.Policy{})
 	a := b.as("alice")
 	data := map[string][]byte{}
-	for i := range 20 {
+	for i := range 4 {
 		name := fmt.Sprintf("f%d", i)
 		data[name] = pattern(100_000 + i)
 		u, err := a.Create(name, create)

@@ -482,6 +482,7 @@ func (u *Upload) beginNew(s *spot, o CreateOptions) error {
 			return err
 		}
 		u.visible, u.size = s.entry.Size, s.entry.Size
+		u.digest.hasty = true // what it does not write is there: nothing to wait for
 	}
 	if u.staged, err = u.v.vol.Stage(u.id); err != nil && u.base != nil {
 		u.base.Close()

@@ -234,8 +234,6 @@ func (m *machine) suppose(effect func(world)) (after world, ok bool) {
 	return after, true
 }
 
-func (m *machine) bootBefore() string { return m.b.opened }
-
 // survived checks what is there after a death, and goes on from that.
 func (m *machine) survived() {
 	m.started()

@@ -46,8 +46,6 @@ func (w world) sealed() world {
 	return out
 }
 
-func (w world) has(dir string) bool { return dir == "" || w[dir].kind == appendonly.KindDir }
-
 func (w world) empty(dir string) bool {
 	for p := range w {
 		if strings.HasPrefix(p, dir+"/") {

@@ -279,6 +279,22 @@ func TestEmptyWrite(t *testing.T) {
 	want(t, a, "f", "")
 }
 
+// Changing a file in the middle, or going on at its end, does not wait for bytes that nobody sends.
+func TestNothingToWaitFor(t *testing.T) {
+	b := newBench(t, appendonly.Policy{Mode: appendonly.Versioned})
+	a := b.as("alice")
+	ok(t, put(a, "f", "12345"))
+	begin := time.Now()
+	for i := range 20 {
+		u, err := patch(a, "f", fmt.Sprint(i%10), int64(i%6+1))
+		ok(t, err)
+		ok(t, u.Close())
+	}
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Fatalf("20 small changes took %v", d)
+	}
+}
+
 // Two writes of the same bytes are under way together. Whichever the disk has in the end, the digest in
 // the journal is that of what is there.
 func TestDigestOfOverlappingWrites(t *testing.T) {
