@@ -65,3 +65,6 @@ var (
 	Temporary   = temporary
 	IsTemporary = isTemporary
 )
+
+// Clean is clean.
+func Clean(p string) (string, error) { return clean(OpStat, p) }
