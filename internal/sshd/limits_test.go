@@ -50,9 +50,10 @@ func TestPreAuthLimits(t *testing.T) {
 				}
 				open = append(open, nc)
 			}
-			if st := s.Stats(); st.PreAuth != 3 || st.Failures["rate_limited"] != 3 || st.Connections != 1 {
-				t.Errorf("%+v", st)
-			}
+			eventually(t, "the counts", func() bool { // a refusal is counted after its connection was closed
+				st := s.Stats()
+				return st.PreAuth == 3 && st.Failures["rate_limited"] == 3 && st.Connections == 1
+			})
 			if _, _, code := run(t, in, "x", ""); code != 0 {
 				t.Error("a connection that is in suffers")
 			}
