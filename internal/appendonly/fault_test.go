@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,18 +20,30 @@ var errInjected = errors.New("injected")
 
 // faults lets one operation of the volume fail: the n-th since it was armed.
 type faults struct {
-	armed   bool
 	n       int  // which one
 	happens bool // it is carried out all the same
-	seen    []string
+
+	mu    sync.Mutex // guards what follows: contents are also read for their digests, beside everything
+	armed bool
+	ops   []string
+}
+
+// arm begins and ends the time in which operations count. It returns those that did.
+func (x *faults) arm(on bool) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.armed = on
+	return x.ops
 }
 
 func (x *faults) hook(op, arg string) (bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if !x.armed {
 		return true, nil
 	}
-	x.seen = append(x.seen, op)
-	if len(x.seen) == x.n+1 {
+	x.ops = append(x.ops, op)
+	if len(x.ops) == x.n+1 {
 		return x.happens, errInjected
 	}
 	return true, nil
@@ -184,18 +197,18 @@ func tryFault(t *testing.T, v verb, n int, happens bool) string {
 	}
 	before, err := look(a, "")
 	ok(t, err)
-	x.armed = true
+	x.arm(true)
 	err = v.do(b, a)
-	x.armed = false
-	if len(x.seen) <= n {
+	seen := x.arm(false)
+	if len(seen) <= n {
 		ok(t, err)
 		return ""
 	}
-	at := fmt.Sprintf("%s %d (%s), happened %v", v.name, n, x.seen[n], happens)
+	at := fmt.Sprintf("%s %d (%s), happened %v", v.name, n, seen[n], happens)
 	if err != nil && !errors.Is(err, errInjected) && !errors.Is(err, appendonly.ErrReadOnly) {
 		t.Errorf("%s: %v", at, err)
 	}
-	if slices.Contains([]string{"Sync", "SegmentSync", "CloseSegment"}, x.seen[n]) && !errors.Is(b.vault.Err(), appendonly.ErrReadOnly) {
+	if slices.Contains([]string{"Sync", "SegmentSync", "CloseSegment"}, seen[n]) && !errors.Is(b.vault.Err(), appendonly.ErrReadOnly) {
 		t.Errorf("%s: the vault goes on", at)
 	}
 	live, lerr := look(b.session("alice"), "")
@@ -222,7 +235,7 @@ func tryFault(t *testing.T, v verb, n int, happens bool) string {
 	if _, torn, err := journal.NewReader(b.mem).All(func(*journal.Record, []byte) error { return nil }); err != nil || torn != 0 {
 		t.Errorf("%s: the journal has %d torn bytes, %v", at, torn, err)
 	}
-	return x.seen[n]
+	return seen[n]
 }
 
 // checkFault compares the live tree with what it was before, and would be after.
@@ -284,8 +297,8 @@ func TestOpenFails(t *testing.T) {
 			var log strings.Builder
 			v, err := appendonly.Open(appendonly.Config{Volume: b.mem, Segments: b.mem, IndexPath: b.index, Policy: b.pol,
 				Now: b.clock.Now, Boot: b.boot, Log: slog.New(slog.NewTextHandler(&log, nil)), BarrierEvery: time.Hour})
-			x.armed = false
-			if ran = len(x.seen) > n; !ran {
+			seen := x.arm(false)
+			if ran = len(seen) > n; !ran {
 				ok(t, err)
 				ok(t, v.Close())
 				break
@@ -293,10 +306,10 @@ func TestOpenFails(t *testing.T) {
 			if err == nil {
 				v.Close()
 			} else if !errors.Is(err, errInjected) {
-				t.Errorf("%d (%s), happened %v: %v", n, x.seen[n], happens, err)
+				t.Errorf("%d (%s), happened %v: %v", n, seen[n], happens, err)
 			}
 			if strings.Contains(log.String(), "made anew") {
-				t.Errorf("%d (%s), happened %v: the index was given up", n, x.seen[n], happens)
+				t.Errorf("%d (%s), happened %v: the index was given up", n, seen[n], happens)
 			}
 			b.mem = b.mem.Kill()
 			b.open()
@@ -307,8 +320,8 @@ func TestOpenFails(t *testing.T) {
 			want(t, a, "older", "sealed")
 			want(t, a, "new", "new")
 			want(t, a, "x.partial", "fresh")
-			if i, err := a.Stat("unfinished"); errors.Is(err, fs.ErrNotExist) && x.seen[n] != "Resume" && x.seen[n] != "Truncate" && x.seen[n] != "Size" {
-				t.Errorf("%d (%s), happened %v: the unfinished upload is lost: %+v", n, x.seen[n], happens, i)
+			if i, err := a.Stat("unfinished"); errors.Is(err, fs.ErrNotExist) && seen[n] != "Resume" && seen[n] != "Truncate" && seen[n] != "Size" {
+				t.Errorf("%d (%s), happened %v: the unfinished upload is lost: %+v", n, seen[n], happens, i)
 			}
 		}
 		if !ran {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,9 +34,11 @@ type machine struct {
 	acked    appendonly.Seq
 	handles  []*handle
 	snaps    int
-	die      func() // what the volume does in the middle of the next operation
-	left     int    // operations of the volume until then
-	heir     *volumetest.Memory
+
+	mu   sync.Mutex // guards what follows: contents are also read for their digests, beside everything
+	die  func()     // what the volume does in the middle of the next operation
+	left int        // operations of the volume until then
+	heir *volumetest.Memory
 
 	supposing bool // the effect of an operation is tried that may not have been possible
 }
@@ -87,8 +90,7 @@ func (m *machine) linked(w world, a, b string) bool {
 func (m *machine) do(run func() error, effect func(world)) {
 	after := m.world.clone()
 	err := run()
-	m.die = nil
-	if m.heir != nil {
+	if m.died() {
 		m.revive(effect)
 		return
 	}
@@ -145,7 +147,6 @@ func (m *machine) started() {
 	}
 	m.handles = nil
 	m.b.mem.Fault = m.fault
-	m.die, m.left = nil, 0
 	if got, want := treeOf(m.b.t, m.b.mem, ""), liveOf(m.b.t, m.fs["k1"], ""); !slices.Equal(got, want) {
 		m.fatalf("the tree holds %q, live is %q", got, want)
 	}
@@ -153,6 +154,8 @@ func (m *machine) started() {
 
 // fault kills or cuts the power in the middle of an operation.
 func (m *machine) fault(string, string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.die != nil {
 		if m.left--; m.left < 0 {
 			die := m.die
@@ -163,9 +166,19 @@ func (m *machine) fault(string, string) (bool, error) {
 	return true, nil
 }
 
+// died disarms the volume and reports whether it is too late for that.
+func (m *machine) died() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.die = nil
+	return m.heir != nil
+}
+
 // arm lets the process or the machine die within the next operations of the volume.
 func (m *machine) arm() {
 	mem := m.b.mem
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.left = rapid.IntRange(0, 8).Draw(m.rt, "operations left")
 	if rapid.Bool().Draw(m.rt, "power") {
 		keep := m.keep()
@@ -406,8 +419,8 @@ func (m *machine) step() {
 	case 6:
 		m.arm()
 		m.change()
-		if m.heir == nil {
-			m.die = nil
+		if m.died() {
+			m.revive(func(world) {})
 		}
 	default:
 		m.change()
