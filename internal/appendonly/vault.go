@@ -139,6 +139,7 @@ func Open(cfg Config) (*Vault, error) {
 	if v.Err() == nil {
 		if err := v.recover(tail); err != nil {
 			v.stop()
+			v.done.Wait()
 			return nil, errors.Join(fmt.Errorf("recover vault: %w", err), v.log.Close(), v.idx.Close())
 		}
 	}
