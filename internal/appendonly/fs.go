@@ -478,14 +478,20 @@ func (u *Upload) beginNew(s *spot, o CreateOptions) error {
 	}
 	u.digest = newDigest(mark)
 	if !u.trunc {
-		if u.base, err = u.v.vol.Open(s.entry.ID); err != nil {
+		if u.base, err = u.v.openContent(s.entry.ID); err != nil {
 			return err
 		}
 		u.visible, u.size = s.entry.Size, s.entry.Size
 		u.digest.hasty = true // what it does not write is there: nothing to wait for
 	}
-	if u.staged, err = u.v.vol.Stage(u.id); err != nil && u.base != nil {
-		u.base.Close()
+	if mark >= 0 && u.f.who.Role != Push {
+		if u.sealed, err = u.v.openContent(s.entry.ID); err != nil {
+			u.closeSources()
+			return err
+		}
+	}
+	if u.staged, err = u.v.vol.Stage(u.id); err != nil {
+		u.closeSources()
 	}
 	return err
 }

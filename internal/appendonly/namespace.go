@@ -428,7 +428,7 @@ func (v *Vault) compareContents(e, there *journal.Entry, key string) (Op, error)
 	if there.Key != key || age < 0 || age >= v.policy.resumeWindow() {
 		return OpOverwrite, nil
 	}
-	c, err := v.vol.Open(e.ID)
+	c, err := v.openContent(e.ID)
 	if err != nil {
 		return OpOverwrite, err
 	}

@@ -19,13 +19,22 @@ func (v *Vault) entry(at journal.Loc) (*journal.Entry, error) {
 	return e, err
 }
 
+// openContent opens a content, wherever it is.
+func (v *Vault) openContent(id journal.ID) (Content, error) {
+	c, err := v.vol.Open(id)
+	if errors.Is(err, fs.ErrNotExist) { // it moves from staging to the store: once more
+		c, err = v.vol.Open(id)
+	}
+	return c, err
+}
+
 // contentHash returns the SHA-256 of e's content, computing it when no record has it yet.
 func (v *Vault) contentHash(e *journal.Entry) (journal.Hash, error) {
 	h, err := v.idx.Hash(e)
 	if err != nil || !h.IsZero() {
 		return h, err
 	}
-	c, err := v.vol.Open(e.ID)
+	c, err := v.openContent(e.ID)
 	if err != nil {
 		return h, err
 	}
@@ -287,10 +296,7 @@ var hashSlots = make(chan struct{}, 2)
 func (v *Vault) hashNow(id journal.ID, size int64, d *digest) (journal.Hash, error) {
 	hashSlots <- struct{}{}
 	defer func() { <-hashSlots }()
-	c, err := v.vol.Open(id)
-	if errors.Is(err, fs.ErrNotExist) { // it moves from staging to the store: once more
-		c, err = v.vol.Open(id)
-	}
+	c, err := v.openContent(id)
 	if err != nil {
 		return journal.Hash{}, err
 	}

@@ -1,6 +1,7 @@
 package appendonly
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -43,6 +44,7 @@ type Upload struct {
 	handles int        // that share it; the last one to close publishes
 	staged  Staged
 	base    Content // nil when there is none
+	sealed  Content // what the name stands for and can not move on from; nil for keys that may not read, set once
 	visible int64   // bytes of base that were not cut off
 	size    int64
 	ranges  extents
@@ -88,6 +90,9 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	u.mu.Unlock()
 	defer u.writes.Done()
 
+	if err := u.sameAsSealed(p, off); err != nil {
+		return 0, err
+	}
 	u.digest.write(p, off)
 	n, err := u.staged.WriteAt(p, off)
 	u.mu.Lock()
@@ -104,6 +109,35 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 		return n, u.err
 	}
 	return n, nil
+}
+
+// compared are buffers for bytes that were stored before.
+var compared = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// sameAsSealed refuses bytes that differ from those that the name stands for and keeps: closing could
+// only refuse them, and some clients do not look at how their CLOSE ended (sshfs, paramiko). A key that
+// may not read is told at its close, when it has sent everything: here it could find out byte after byte.
+func (u *Upload) sameAsSealed(p []byte, off int64) error {
+	if u.sealed == nil {
+		return nil
+	}
+	buf := compared.Get().(*[32 << 10]byte)
+	defer compared.Put(buf)
+	for end := min(off+int64(len(p)), u.sealed.Size()); off < end; {
+		b := buf[:min(int64(len(buf)), end-off)]
+		if _, err := u.sealed.ReadAt(b, off); err != nil && err != io.EOF {
+			return err
+		}
+		if !bytes.Equal(b, p[:len(b)]) {
+			u.digest.spoil()
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			u.fail(denied(OpOverwrite, u.name, noChange))
+			return u.err
+		}
+		p, off = p[len(b):], off+int64(len(b))
+	}
+	return nil
 }
 
 // admitWrite refuses what can not become part of an acceptable file. mu is held.
@@ -216,6 +250,9 @@ func (u *Upload) Truncate(size int64) error {
 		return &DeniedError{OpTruncate, u.name, RuleSize, "the size is out of range", ""}
 	case size == u.size:
 		return nil
+	case u.sealed != nil && !u.trunc && size < u.visible && size < u.sealed.Size():
+		u.fail(denied(OpOverwrite, u.name, noChange))
+		return u.err
 	}
 	written := int64(0)
 	if n := len(u.ranges); n > 0 {
@@ -347,14 +384,21 @@ func (u *Upload) Close() error {
 
 // release closes the files. mu is held.
 func (u *Upload) release() {
-	if u.base != nil {
-		u.base.Close()
-		u.base = nil
-	}
+	u.closeSources()
 	if u.staged != nil {
 		u.staged.Close()
 	}
 	u.f.ended(u)
+}
+
+// closeSources closes what the upload reads from. mu is held, or nobody else knows u yet.
+func (u *Upload) closeSources() {
+	for _, c := range []*Content{&u.base, &u.sealed} {
+		if *c != nil {
+			(*c).Close()
+			*c = nil
+		}
+	}
 }
 
 // publish decides what the upload is to what its name stands for and lets the name stand for it. mu

@@ -133,6 +133,44 @@ func TestPushCanNotGuess(t *testing.T) {
 	})
 }
 
+// Clients that do not look at how a CLOSE ended are told by the WRITE that what they send is refused.
+func TestOtherBytesAreRefusedAtOnce(t *testing.T) {
+	stored := string(make([]byte, 100_000)) + "end"
+	open := func(b *bench, f *appendonly.FS, trunc bool) *appendonly.Upload {
+		u, err := f.Create("f", appendonly.CreateOptions{Create: true, Truncate: trunc, Meta: appendonly.NoMeta()})
+		ok(b.t, err)
+		return u
+	}
+	for _, trunc := range []bool{false, true} {
+		b := newBench(t, appendonly.Policy{})
+		ok(t, put(b.as("alice"), "f", stored))
+		for _, key := range []string{"alice", "bob"} {
+			u := open(b, b.as(key), trunc)
+			_, err := u.WriteAt([]byte(stored), 0)
+			ok(t, err)
+			ok(t, u.Close())
+			u = open(b, b.as(key), trunc)
+			_, err = u.WriteAt([]byte(stored[:100_000]+"e."), 0)
+			refused(t, appendonly.P1, err)
+			refused(t, appendonly.P1, u.Close())
+		}
+		u := open(b, b.as("alice"), trunc) // a newcomer that goes on with its own file
+		_, err := u.WriteAt([]byte("d, and more"), int64(len(stored)-1))
+		ok(t, err)
+		u.Discard()
+		if u = open(b, b.as("alice"), trunc); !trunc {
+			refused(t, appendonly.P1, u.Truncate(5))
+		}
+		u.Discard()
+		p := b.role("mallory", appendonly.Push) // may not find out bytes one by one
+		u = open(b, p, trunc)
+		_, err = u.WriteAt([]byte("?"), 0)
+		ok(t, err)
+		refused(t, appendonly.P1, u.Close())
+		want(t, b.as("alice"), "f", stored)
+	}
+}
+
 // Who makes a further name for a file may do no more with it than before: not set its times, as its
 // creator may for a while.
 func TestLinkGivesNoRights(t *testing.T) {

@@ -361,10 +361,7 @@ func (f *FS) openEntry(path string, e *journal.Entry, info Info) (*File, error) 
 	if void {
 		return nil, pathError(OpRead, path, ErrQuarantined)
 	}
-	c, err := f.v.vol.Open(e.ID)
-	if errors.Is(err, fs.ErrNotExist) { // it moves from staging to the store: once more
-		c, err = f.v.vol.Open(e.ID)
-	}
+	c, err := f.v.openContent(e.ID)
 	if err != nil {
 		return nil, err
 	}
