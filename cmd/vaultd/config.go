@@ -71,7 +71,7 @@ type SSHConfig struct {
 
 	// KeyExchanges, Ciphers, MACs, HostKeyAlgorithms and PublicKeyAlgorithms are what is offered, best first,
 	// by the names of RFC 4253 and OpenSSH. Default [], vaultd's own list, which moves with its releases:
-	// ML-KEM and curve25519, AES-GCM before AES-CTR, hmac-sha2 in encrypt-then-MAC, ed25519, ecdsa and
+	// ML-KEM and curve25519, AES-GCM before AES-CTR, hmac-sha2 in encrypt-then-MAC before plain, ed25519, ecdsa and
 	// rsa-sha2. Anything with SHA-1 is refused. These lists are trusted to be no weaker than you can bear.
 	KeyExchanges        []string `toml:"key_exchanges"`
 	Ciphers             []string `toml:"ciphers"`

@@ -37,7 +37,7 @@ session_idle = "24h"
 # How long sessions get to end when the server stops. Keep it below the service manager's limit.
 drain = "20s"
 # What is offered, best first. Empty: vaultd's own list (ML-KEM and curve25519, AES-GCM, AES-CTR, hmac-sha2 in
-# encrypt-then-MAC, ed25519, ecdsa, rsa-sha2), which moves with its releases. Nothing with SHA-1 is accepted.
+# encrypt-then-MAC before plain, ed25519, ecdsa, rsa-sha2), which moves with its releases. Nothing with SHA-1 is accepted.
 key_exchanges = []
 ciphers = []
 macs = []

@@ -17,7 +17,7 @@ import (
 type Algorithms struct {
 	KeyExchanges []string // default: mlkem768x25519-sha256, curve25519-sha256, then ECDH on the NIST curves
 	Ciphers      []string // default: AES-GCM, then AES-CTR; no chacha20, which x/crypto has no assembly for
-	MACs         []string // default: hmac-sha2 in encrypt-then-MAC; unused with GCM
+	MACs         []string // default: hmac-sha2 in encrypt-then-MAC, then plain for libssh2 before 1.11; unused with GCM
 	HostKeys     []string // signatures by our host keys; default: ed25519, ecdsa, rsa-sha2-512 and -256
 	PublicKeys   []string // signatures by clients; default: ed25519, ecdsa, both as security keys, rsa-sha2
 }
@@ -27,7 +27,7 @@ var defaultAlgorithms = Algorithms{
 		gossh.KeyExchangeECDHP256, gossh.KeyExchangeECDHP384, gossh.KeyExchangeECDHP521},
 	Ciphers: []string{gossh.CipherAES128GCM, gossh.CipherAES256GCM,
 		gossh.CipherAES128CTR, gossh.CipherAES192CTR, gossh.CipherAES256CTR},
-	MACs:     []string{gossh.HMACSHA256ETM, gossh.HMACSHA512ETM},
+	MACs:     []string{gossh.HMACSHA256ETM, gossh.HMACSHA512ETM, gossh.HMACSHA256, gossh.HMACSHA512},
 	HostKeys: hostKeyAlgorithms,
 	PublicKeys: []string{gossh.KeyAlgoED25519, gossh.KeyAlgoSKED25519, gossh.KeyAlgoSKECDSA256,
 		gossh.KeyAlgoECDSA256, gossh.KeyAlgoECDSA384, gossh.KeyAlgoECDSA521,
