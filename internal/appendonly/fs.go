@@ -18,6 +18,7 @@ type (
 	Meta = journal.Meta
 	Time = journal.Time
 	Seq  = journal.Seq
+	ID   = journal.ID
 )
 
 // The kinds, by the names that protocol packages use.

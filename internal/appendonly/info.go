@@ -13,4 +13,6 @@ type Info struct {
 	From     Seq       // since when the name stands for this
 	Received time.Time // server's clock when the content was closed
 	Sealed   bool      // false for unfinished and fresh uploads and for locks
+	Content  ID        // of what has content; equal for the names of one file (hard links)
+	Linked   bool      // the content has, or had, further names
 }

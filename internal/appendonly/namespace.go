@@ -424,8 +424,7 @@ func (v *Vault) compareContents(e, there *journal.Entry, key string) (Op, error)
 		}
 		return OpOverwrite, err
 	}
-	age := v.cfg.Now().Sub(there.Received)
-	if there.Key != key || age < 0 || age >= v.policy.resumeWindow() {
+	if !v.goesOn(there, key) {
 		return OpOverwrite, nil
 	}
 	c, err := v.openContent(e.ID)

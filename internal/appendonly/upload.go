@@ -488,12 +488,11 @@ func (u *Upload) compare(there *journal.Entry) (Op, error) {
 	return OpOverwrite, nil
 }
 
-// extends says what a longer content with the same beginning is: only the key that made the shorter
-// one, and only within the resume window, extends.
+// extends says what a longer content with the same beginning is.
 func (u *Upload) extends(there *journal.Entry) Op {
-	age := u.v.cfg.Now().Sub(there.Received)
-	p := u.v.Policy()
-	if there.Key == u.f.who.Key && age >= 0 && age < p.resumeWindow() {
+	u.v.mu.Lock()
+	defer u.v.mu.Unlock()
+	if u.v.goesOn(there, u.f.who.Key) {
 		return OpExtend
 	}
 	return OpOverwrite

@@ -247,7 +247,7 @@ func (f *FS) unsealed(loc journal.Loc, rel string) (node, bool) {
 
 func infoOf(name string, e *journal.Entry) Info {
 	return Info{Name: name, Kind: e.Kind, Size: e.Size, Meta: metaAt(e.Meta, e.Received), Nlink: 1, Target: e.Target,
-		From: e.From, Received: e.Received, Sealed: !e.Fresh}
+		From: e.From, Received: e.Received, Sealed: !e.Fresh, Content: e.ID, Linked: e.Linked}
 }
 
 func (f *FS) infoOfNode(n node) (Info, error) {
