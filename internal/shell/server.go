@@ -10,6 +10,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/session"
+	"vaultd/internal/shellwords"
 )
 
 // Config says what a Server knows beside its built-ins.
@@ -65,7 +66,7 @@ func (v *Server) Serve(ctx context.Context, s *session.Session) error {
 	if strings.TrimSpace(s.Command) == "" { // a shell was asked for
 		return errors.Join(help(ctx, c), c.out.Flush())
 	}
-	words, err := splitWords(s.Command)
+	words, err := shellwords.Split(s.Command)
 	if err == nil && len(words) > 0 {
 		c.name, c.args = path.Base(words[0]), words[1:]
 		if cmd, ok := commands[c.name]; ok && (c.name != "rclone" || isHashsum(c.args)) {
@@ -73,7 +74,7 @@ func (v *Server) Serve(ctx context.Context, s *session.Session) error {
 			return errors.Join(err, c.out.Flush())
 		}
 	}
-	first := path.Base(firstWord(s.Command))
+	first := path.Base(shellwords.First(s.Command))
 	if p := v.cfg.Programs[first]; p != nil {
 		return p.Serve(ctx, s)
 	}

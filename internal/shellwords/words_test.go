@@ -1,4 +1,4 @@
-package shell_test
+package shellwords_test
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"vaultd/internal/shell"
+	"vaultd/internal/shellwords"
 )
 
 func TestSplitWords(t *testing.T) {
@@ -33,26 +33,26 @@ func TestSplitWords(t *testing.T) {
 		{"a# '#'", []string{"a#", "#"}, nil},
 		{"5$ $% *.go ~/x", []string{"5$", "$%", "*.go", "~/x"}, nil},
 		{"\xff\xfe \x01", []string{"\xff\xfe", "\x01"}, nil},
-		{"'a", nil, shell.ErrQuote},
-		{`"a`, nil, shell.ErrQuote},
-		{`a\`, nil, shell.ErrQuote},
-		{"a; b", nil, shell.ErrShell},
-		{"a | b", nil, shell.ErrShell},
-		{"a && b", nil, shell.ErrShell},
-		{"a > b", nil, shell.ErrShell},
-		{"a\nb", nil, shell.ErrShell},
-		{"a `b`", nil, shell.ErrShell},
-		{"a \"`b`\"", nil, shell.ErrShell},
-		{"a $(b)", nil, shell.ErrShell},
-		{`a "$(b)"`, nil, shell.ErrShell},
-		{"a ${b:-c}", nil, shell.ErrShell},
-		{"a ${", nil, shell.ErrShell},
-		{"a $1 $?", nil, shell.ErrShell},
-		{"# a", nil, shell.ErrShell},
-		{strings.Repeat("a", 128<<10+1), nil, shell.ErrTooLong},
-		{strings.Repeat("a ", 5000), nil, shell.ErrTooLong},
+		{"'a", nil, shellwords.ErrQuote},
+		{`"a`, nil, shellwords.ErrQuote},
+		{`a\`, nil, shellwords.ErrQuote},
+		{"a; b", nil, shellwords.ErrShell},
+		{"a | b", nil, shellwords.ErrShell},
+		{"a && b", nil, shellwords.ErrShell},
+		{"a > b", nil, shellwords.ErrShell},
+		{"a\nb", nil, shellwords.ErrShell},
+		{"a `b`", nil, shellwords.ErrShell},
+		{"a \"`b`\"", nil, shellwords.ErrShell},
+		{"a $(b)", nil, shellwords.ErrShell},
+		{`a "$(b)"`, nil, shellwords.ErrShell},
+		{"a ${b:-c}", nil, shellwords.ErrShell},
+		{"a ${", nil, shellwords.ErrShell},
+		{"a $1 $?", nil, shellwords.ErrShell},
+		{"# a", nil, shellwords.ErrShell},
+		{strings.Repeat("a", 128<<10+1), nil, shellwords.ErrTooLong},
+		{strings.Repeat("a ", 5000), nil, shellwords.ErrTooLong},
 	} {
-		got, err := shell.SplitWords(c.line)
+		got, err := shellwords.Split(c.line)
 		if !errors.Is(err, c.err) || !slices.Equal(got, c.want) {
 			t.Errorf("%.60q: %q, %v; want %q, %v", c.line, got, err, c.want, c.err)
 		}
@@ -68,7 +68,7 @@ func TestSplitLikeASh(t *testing.T) {
 	}
 	for _, line := range []string{`a\ b 'c  d' "e\f\"g" \\ \' ''`, "${X}%ComSpec% a$X.b", `"$X" "" $X 'a'"b"c`, "'\n' \"\n\" a\\\nb",
 		`\$ "\$" '$' $% 5$ "a$"`, `a#b "#" \#`, `-n -e \n "\n" '\n'`, "\"a\tb\"\tc", `%s "*" \*`} {
-		words, err := shell.SplitWords(line)
+		words, err := shellwords.Split(line)
 		if err != nil {
 			t.Errorf("%q: %v", line, err)
 			continue
@@ -90,7 +90,7 @@ func FuzzSplitWords(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		words, err := shell.SplitWords(line)
+		words, err := shellwords.Split(line)
 		if err != nil {
 			return
 		}
@@ -105,12 +105,32 @@ func FuzzSplitWords(f *testing.F) {
 		if b.Len() > 128<<10 {
 			return
 		}
-		again, err := shell.SplitWords(b.String())
+		again, err := shellwords.Split(b.String())
 		if err != nil || !slices.Equal(again, words) {
 			t.Fatalf("%q: %q, quoted and split again %q, %v", line, words, again, err)
 		}
-		if first := shell.FirstWord(line); len(words) > 0 && first != words[0] {
+		if first := shellwords.First(line); len(words) > 0 && first != words[0] {
 			t.Fatalf("%q: first word %q, want %q", line, first, words[0])
 		}
 	})
+}
+
+func TestSplitPatterns(t *testing.T) {
+	for line, want := range map[string][]string{
+		`rsync . /data/my\ dir/*~\$x`: {"rsync", ".", "/data/my dir/*~$x"},
+		`a\*b*`:                       {`a\*b*`},
+		`'a*?[\'*`:                    {`a\*\?\[\\*`},
+		`"a*\$[b]"[c]`:                {`a\*$\[b][c]`},
+	} {
+		got, err := shellwords.SplitPatterns(line)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v; want %q", line, got, err, want)
+		}
+		plain, err := shellwords.Split(line)
+		for i := range plain {
+			if l := shellwords.Literal(got[i]); err != nil || l != plain[i] {
+				t.Errorf("%s: %q is %q literally, want %q", line, got[i], l, plain[i])
+			}
+		}
+	}
 }

@@ -1,4 +1,6 @@
-package shell
+// Package shellwords splits a command line into words as a POSIX shell would, without a shell: quoting is removed, and
+// what only a shell could carry out is an error.
+package shellwords
 
 import (
 	"errors"
@@ -11,20 +13,42 @@ const (
 	maxWords = 4096
 )
 
+// What can be wrong with a line.
 var (
-	errQuote   = errors.New("a quote is not closed")
-	errShell   = errors.New("this needs a shell, and there is none")
-	errTooLong = errors.New("the command line is too long")
+	ErrQuote   = errors.New("a quote is not closed")
+	ErrShell   = errors.New("this needs a shell, and there is none")
+	ErrTooLong = errors.New("the command line is too long")
 )
 
-// splitWords splits line into words as POSIX sh does (XCU 2.2 and 2.6): quoting is removed, variables
+// Split splits line into words as POSIX sh does (XCU 2.2 and 2.6): quoting is removed, variables
 // are unset and expand to nothing, an unquoted expansion to nothing is no word. What only a shell
-// could carry out is errShell. Bytes that are not UTF-8 are kept.
-func splitWords(line string) ([]string, error) {
-	if len(line) > maxLine {
-		return nil, errTooLong
+// could carry out is ErrShell. Bytes that are not UTF-8 are kept.
+func Split(line string) ([]string, error) { return split(line, false) }
+
+// SplitPatterns is Split for words that are patterns of file names: *, ?, [ and \ that were quoted have a \ before
+// them. Literal takes it away again.
+func SplitPatterns(line string) ([]string, error) { return split(line, true) }
+
+// Literal is the text of a word of SplitPatterns that is no pattern.
+func Literal(word string) string {
+	if strings.IndexByte(word, '\\') < 0 {
+		return word
 	}
-	s := splitter{rest: line}
+	var b strings.Builder
+	for i := 0; i < len(word); i++ {
+		if word[i] == '\\' && i+1 < len(word) {
+			i++
+		}
+		b.WriteByte(word[i])
+	}
+	return b.String()
+}
+
+func split(line string, patterns bool) ([]string, error) {
+	if len(line) > maxLine {
+		return nil, ErrTooLong
+	}
+	s := splitter{rest: line, patterns: patterns}
 	var words []string
 	for {
 		word, ok, err := s.next()
@@ -35,13 +59,13 @@ func splitWords(line string) ([]string, error) {
 			return words, nil
 		}
 		if words = append(words, word); len(words) > maxWords {
-			return nil, errTooLong
+			return nil, ErrTooLong
 		}
 	}
 }
 
-// firstWord is the first word of a line whose rest may be anything; "" when there is none.
-func firstWord(line string) string {
+// First is the first word of a line whose rest may be anything; "" when there is none.
+func First(line string) string {
 	s := splitter{rest: line[:min(len(line), maxLine)]}
 	word, _, err := s.next()
 	if err != nil {
@@ -55,6 +79,22 @@ type splitter struct {
 	rest string
 	word strings.Builder
 	have bool // the word exists, even if it is empty: it was quoted
+
+	patterns bool // quoted characters that mean something in a pattern keep a backslash
+}
+
+// quoted adds text that was quoted.
+func (s *splitter) quoted(text string) {
+	if !s.patterns {
+		s.word.WriteString(text)
+		return
+	}
+	for i := range len(text) {
+		if strings.IndexByte(`*?[\`, text[i]) >= 0 {
+			s.word.WriteByte('\\')
+		}
+		s.word.WriteByte(text[i])
+	}
 }
 
 // next returns the next word; false at the end of the line.
@@ -82,15 +122,15 @@ func (s *splitter) step() error {
 	c := s.rest[0]
 	switch {
 	case strings.IndexByte("\n;|&<>()`", c) >= 0, c == '#' && !s.have && s.word.Len() == 0:
-		return errShell
+		return ErrShell
 	case c == '\\':
 		return s.escaped()
 	case c == '\'':
 		end := strings.IndexByte(s.rest[1:], '\'')
 		if end < 0 {
-			return errQuote
+			return ErrQuote
 		}
-		s.word.WriteString(s.rest[1 : 1+end])
+		s.quoted(s.rest[1 : 1+end])
 		s.rest, s.have = s.rest[2+end:], true
 	case c == '"':
 		s.have = true
@@ -106,10 +146,10 @@ func (s *splitter) step() error {
 
 func (s *splitter) escaped() error {
 	if len(s.rest) < 2 {
-		return errQuote
+		return ErrQuote
 	}
 	if c := s.rest[1]; c != '\n' { // a continued line
-		s.word.WriteByte(c)
+		s.quoted(s.rest[1:2])
 		s.have = true
 	}
 	s.rest = s.rest[2:]
@@ -125,7 +165,7 @@ func (s *splitter) doubleQuoted() error {
 			s.rest = s.rest[1:]
 			return nil
 		case c == '`':
-			return errShell
+			return ErrShell
 		case c == '$':
 			if err := s.variable(`(@*#?-$!`); err != nil {
 				return err
@@ -133,16 +173,16 @@ func (s *splitter) doubleQuoted() error {
 			continue
 		case c == '\\' && len(s.rest) > 1 && strings.IndexByte("$`\"\\\n", s.rest[1]) >= 0:
 			if s.rest[1] != '\n' {
-				s.word.WriteByte(s.rest[1])
+				s.quoted(s.rest[1:2])
 			}
 			s.rest = s.rest[2:]
 			continue
 		default:
-			s.word.WriteByte(c)
+			s.quoted(s.rest[:1])
 			s.rest = s.rest[1:]
 		}
 	}
-	return errQuote
+	return ErrQuote
 }
 
 // variable drops $NAME and ${NAME}. A $ before one of special, or before a digit, needs a shell; before
@@ -159,13 +199,13 @@ func (s *splitter) variable(special string) error {
 	}
 	switch {
 	case braced && (n == 0 || n == len(rest) || rest[n] != '}'):
-		return errShell
+		return ErrShell
 	case braced:
 		s.rest = rest[n+1:]
 	case n > 0:
 		s.rest = rest[n:]
 	case rest != "" && (isDigit(rest[0]) || strings.IndexByte(special, rest[0]) >= 0):
-		return errShell
+		return ErrShell
 	default:
 		s.word.WriteByte('$')
 		s.rest = rest
