@@ -25,6 +25,7 @@ import (
 	"golang.org/x/term"
 
 	"vaultd/internal/admin"
+	"vaultd/internal/rsync"
 	"vaultd/internal/session"
 	"vaultd/internal/sftpserver"
 	"vaultd/internal/shell"
@@ -202,7 +203,11 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	sc := conf.sshdConfig(keys)
 	sc.Access, sc.Log = acc, log
 	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion()})
+	rs, err := rsync.New(rsync.Config{})
+	if err != nil {
+		return err
+	}
+	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs}})
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}

@@ -1,0 +1,460 @@
+package rsync
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+
+	"vaultd/internal/appendonly"
+	"vaultd/internal/rsync/delta"
+	"vaultd/internal/rsync/flist"
+	"vaultd/internal/rsync/option"
+)
+
+// Which file the sums are of (rsync.h: FNAMECMP_*); below basisName the number of a basis directory.
+const (
+	basisName  = 0x80
+	basisFuzzy = 0x83
+)
+
+// basis is a file whose block sums the client gets.
+type basis struct {
+	path string
+	info *appendonly.Info
+	kind byte
+}
+
+// regular asks for a file that is missing or differs, and settles one that is the same.
+func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.Info) error {
+	switch {
+	case g.opt.MaxSize >= 0 && e.Size > g.opt.MaxSize, e.Size < g.opt.MinSize:
+		return nil
+	case info != nil && g.opt.Update && info.Kind == appendonly.KindFile && info.MTime.Sec()-e.MTime > int64(g.opt.ModifyWindow):
+		return nil
+	}
+	if info != nil && info.Kind != appendonly.KindFile {
+		if ok, err := g.makeWay(e, p, info); !ok || err != nil {
+			return err
+		}
+		info = nil
+	}
+	if info != nil {
+		same, err := g.same(e, p, info)
+		if err != nil {
+			return g.trouble("compare", p, err)
+		}
+		if same {
+			if err := g.settle(i, e, p, info); err != nil {
+				return err
+			}
+			g.links.come(g, i)
+			return g.madeSource(i)
+		}
+		if g.opt.Append > 0 && info.Size >= e.Size {
+			return nil // only what is shorter is appended to
+		}
+		if err := g.mayChange(e, p, info); err != nil {
+			return g.trouble("store", p, err)
+		}
+	}
+	from := basis{path: p, info: info, kind: basisName}
+	if info == nil && len(g.opt.BasisDirs) > 0 {
+		taken, found, err := g.fromBasisDirs(i, e, p)
+		if taken || err != nil {
+			return err
+		}
+		from = found
+	}
+	if from.info == nil && g.opt.Fuzzy > 0 {
+		from = g.fuzzy(e, p)
+	}
+	return g.ask(i, e, p, info, from)
+}
+
+// same is the quick check: whether a file needs no transfer (generator.c: quick_check_ok).
+func (g *generator) same(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
+	switch {
+	case e.Size != info.Size:
+		return false, nil
+	case g.opt.Checksum:
+		return g.sameContent(e, p)
+	case g.opt.SizeOnly:
+		return true, nil
+	case g.opt.IgnoreTimes:
+		return false, nil
+	}
+	return g.sameTime(e.MTime, e.NSec, info.MTime.Sec(), info.MTime.Nsec()), nil
+}
+
+// sameContent compares a file with the checksum in the list. A key that may not read is not told: the file comes
+// again, whole.
+func (g *generator) sameContent(e *flist.Entry, p string) (bool, error) {
+	f, err := g.FS.Basis(p)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	sum, err := g.sums.OfFile(f, e.Size)
+	return bytes.Equal(sum, e.Sum()), err
+}
+
+// mayChange refuses before the transfer what could only be refused after it: a changed file in a strict vault. What
+// may still turn out to be the same, or longer, is let through.
+func (g *generator) mayChange(e *flist.Entry, p string, info *appendonly.Info) error {
+	denied := g.FS.Ask(appendonly.OpOverwrite, p)
+	switch {
+	case denied == nil:
+		return nil
+	case e.Size > info.Size && g.FS.Ask(appendonly.OpExtend, p) == nil:
+		return nil
+	case e.Size == info.Size && g.FS.Ask(appendonly.OpRepeat, p) == nil && g.FS.AskMeta(p, g.want(e, info)) == nil:
+		return nil
+	}
+	return denied
+}
+
+// fromBasisDirs looks for the file in the directories of --link-dest, --copy-dest and --compare-dest (generator.c:
+// try_dests_reg). taken says that nothing is left to do; otherwise found is the best basis there is.
+func (g *generator) fromBasisDirs(i int, e *flist.Entry, p string) (taken bool, found basis, err error) {
+	quality := 0
+	for n, dir := range g.opt.BasisDirs {
+		at := path.Join(g.basisDir(dir), e.Path())
+		info, ferr := g.FS.Stat(at)
+		if ferr != nil || info.Kind != appendonly.KindFile {
+			continue
+		}
+		q := 1
+		if same, _ := g.same(e, at, &info); same {
+			if q = 2; g.differs(e, &info) == 0 {
+				q = 3
+			}
+		}
+		if q > quality {
+			quality, found = q, basis{at, &info, byte(n)}
+		}
+		if q == 3 {
+			break
+		}
+	}
+	if quality < 2 {
+		return false, found, nil
+	}
+	switch g.opt.BasisKind {
+	case option.CompareDest:
+		if quality == 3 {
+			g.itemize(i, e, 0, found.info, 0, "")
+			return true, found, g.madeSource(i)
+		}
+		return false, found, nil
+	case option.LinkDest:
+		if quality == 3 {
+			return true, found, g.linkTo(i, e, p, found.path, "", nil)
+		}
+	}
+	if g.opt.DryRun {
+		g.itemize(i, e, itemLocal, nil, 0, "")
+		return true, found, nil
+	}
+	if err := g.copyOf(e, p, found); err != nil {
+		return true, found, g.trouble("copy", p, err)
+	}
+	g.itemize(i, e, itemLocal, nil, 0, "")
+	g.later(i, e, p)
+	g.links.come(g, i)
+	return true, found, g.madeSource(i)
+}
+
+// basisDir is where a basis directory is: relative to the destination.
+func (g *generator) basisDir(dir string) string {
+	if strings.HasPrefix(dir, "/") {
+		return path.Clean(dir)
+	}
+	return path.Join(g.root, dir)
+}
+
+// copyOf stores the content of a basis under p, with the list's attributes.
+func (g *generator) copyOf(e *flist.Entry, p string, from basis) error {
+	f, err := g.FS.Basis(from.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	u, err := g.FS.Create(p, appendonly.CreateOptions{Create: true, Truncate: true, Meta: g.want(e, nil)})
+	if err != nil {
+		return err
+	}
+	if err := u.CopyFrom(f, 0, 0, f.Stat().Size); err != nil {
+		u.Discard()
+		return err
+	}
+	return u.Close()
+}
+
+// fuzzy looks in the file's directory for one that is likely to be like it (--fuzzy): of the same size and time, or with
+// the most similar name.
+func (g *generator) fuzzy(e *flist.Entry, p string) basis {
+	none := basis{path: p, kind: basisName}
+	d, err := g.FS.OpenDir(path.Dir(p))
+	if err != nil {
+		return none
+	}
+	best, score := none, len(e.Base())/3
+	for range 64 { // a directory of 32,768 names is searched; no larger one
+		infos, err := d.Next(batch)
+		if err != nil {
+			break
+		}
+		for j := range infos {
+			c := &infos[j]
+			if c.Kind != appendonly.KindFile || c.Size == 0 {
+				continue
+			}
+			at := path.Join(path.Dir(p), c.Name)
+			if c.Size == e.Size && g.sameTime(e.MTime, e.NSec, c.MTime.Sec(), c.MTime.Nsec()) {
+				return basis{at, c, basisFuzzy}
+			}
+			if s := likeness(c.Name, e.Base()); s > score {
+				best, score = basis{at, c, basisFuzzy}, s
+			}
+		}
+	}
+	return best
+}
+
+// likeness is how many bytes two names have in common at their beginnings and ends.
+func likeness(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	m := 0
+	for m < len(a)-n && m < len(b)-n && a[len(a)-1-m] == b[len(b)-1-m] {
+		m++
+	}
+	return n + m
+}
+
+// ask asks the client for a file, with the sums of what is there to build it from.
+func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, from basis) error {
+	t := &transfer{index: i, path: p, meta: g.want(e, info), have: info != nil}
+	if info != nil {
+		t.old = *info
+	}
+	f := itemSend
+	if g.opt.Checksum && info != nil {
+		f |= itemChange
+	}
+	name := ""
+	if from.kind != basisName && from.info != nil {
+		f |= itemBasis
+		if from.kind == basisFuzzy {
+			f |= itemName
+			name = path.Base(from.path)
+		}
+	}
+	if g.opt.DryRun {
+		g.itemize(i, e, f, info, from.kind, name)
+		return nil
+	}
+	if err := g.backup(p, info); err != nil {
+		return g.trouble("keep a backup of", p, err)
+	}
+	sums, err := g.basisOf(t, from)
+	if err != nil {
+		return g.trouble("compare", p, err)
+	}
+	if sums != nil {
+		defer sums.Close()
+		t.head = delta.HeadFor(sums.Stat().Size, g.opt.BlockSize, g.proto, &g.sums)
+	}
+	t.flags = f
+	g.q.ask(t)
+	g.itemize(i, e, f, info, from.kind, name)
+	t.head.Write(g.out)
+	if sums == nil || g.opt.Append > 0 {
+		return nil
+	}
+	return g.sums.WriteBlocks(g.out, sums, t.head)
+}
+
+// basisOf opens what the file is built from: what arrived of it before, else from. nil: nothing, it comes whole.
+func (g *generator) basisOf(t *transfer, from basis) (*appendonly.File, error) {
+	if !t.have {
+		f, err := g.FS.Interrupted(t.path)
+		if err == nil {
+			t.going = true
+			return f, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	if from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 || g.sums.None() {
+		return nil, nil
+	}
+	f, err := g.FS.Basis(from.path)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it comes whole
+	}
+	if err == nil {
+		t.basis = from.path
+	}
+	return f, err
+}
+
+// backup keeps what p stands for under a name of its own, where the client asks for it (--backup) and it will be
+// replaced: never in a strict vault, where it stays anyway.
+func (g *generator) backup(p string, info *appendonly.Info) error {
+	if !g.opt.Backup || info == nil || info.Kind == appendonly.KindDir || g.FS.Ask(appendonly.OpOverwrite, p) != nil {
+		return nil
+	}
+	return g.moveToBackup(p, info, true)
+}
+
+// moveToBackup gives what stands at p its backup's name; with stay it keeps the old one, too.
+func (g *generator) moveToBackup(p string, info *appendonly.Info, stay bool) error {
+	to := p + g.opt.Suffix
+	if g.opt.BackupDir != "" {
+		to = path.Join(g.basisDir(g.opt.BackupDir), strings.TrimPrefix(p, g.root)) + g.opt.Suffix
+		if err := makePath(g.FS, path.Dir(to)); err != nil {
+			return err
+		}
+	}
+	if to == p {
+		return nil
+	}
+	if old, err := g.FS.Stat(to); err == nil {
+		if err := g.remove(to, &old); err != nil {
+			return err
+		}
+	}
+	if stay && info.Kind == appendonly.KindFile {
+		return g.FS.Link(p, to)
+	}
+	return g.FS.Rename(p, to, true)
+}
+
+// makeWay drops what stands at p and is of another kind than e (delete.c: delete_item). It reports whether the name
+// is free then.
+func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
+	op := appendonly.OpRemove
+	if info.Kind == appendonly.KindDir {
+		op = appendonly.OpRmdir
+	}
+	if err := g.FS.Ask(op, p); err != nil {
+		return false, g.trouble("replace", p, err)
+	}
+	if info.Kind == appendonly.KindDir && !g.opt.Force && !g.opt.Delete {
+		empty, err := g.emptyDir(p)
+		if err != nil || !empty {
+			return false, g.say("a directory that is not empty is in the way (use --force or --delete)", p)
+		}
+	}
+	if g.opt.DryRun {
+		g.there.fresh(p)
+		return true, nil
+	}
+	var err error
+	if g.opt.Backup && info.Kind != appendonly.KindDir {
+		err = g.moveToBackup(p, info, false)
+	} else {
+		err = g.removeAll(p, info)
+	}
+	g.there.forget()
+	if err != nil {
+		return false, g.trouble("replace", p, err)
+	}
+	return true, nil
+}
+
+func (g *generator) emptyDir(p string) (bool, error) {
+	d, err := g.FS.OpenDir(p)
+	if err != nil {
+		return false, err
+	}
+	infos, _ := d.Next(1)
+	return len(infos) == 0, nil
+}
+
+// remove drops one name.
+func (g *generator) remove(p string, info *appendonly.Info) error {
+	if info.Kind == appendonly.KindDir {
+		return g.FS.Rmdir(p)
+	}
+	return g.FS.Remove(p)
+}
+
+// removeAll drops a name with all that is below it.
+func (g *generator) removeAll(p string, info *appendonly.Info) error {
+	if info.Kind == appendonly.KindDir {
+		for {
+			d, err := g.FS.OpenDir(p)
+			if err != nil {
+				return err
+			}
+			infos, _ := d.Next(batch)
+			if len(infos) == 0 {
+				break
+			}
+			for j := range infos {
+				if err := g.removeAll(path.Join(p, infos[j].Name), &infos[j]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return g.remove(p, info)
+}
+
+// mungePrefix makes a symlink point nowhere while it is stored (--munge-links).
+const mungePrefix = "/rsyncd-munged/"
+
+// target is what the entry's symlink is to point to.
+func (g *generator) target(e *flist.Entry) string {
+	if g.opt.MungeLinks && !strings.HasPrefix(e.Target(), mungePrefix) {
+		return mungePrefix + e.Target()
+	}
+	return e.Target()
+}
+
+// unsafeLink says whether a symlink leads out of the tree that is transferred (util1.c: unsafe_symlink).
+func unsafeLink(target, from string) bool {
+	if target == "" || target[0] == '/' {
+		return true
+	}
+	depth := strings.Count(path.Clean(from), "/")
+	parts := strings.Split(target, "/")
+	for i, part := range parts {
+		switch part {
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		case ".", "":
+		default:
+			if i < len(parts)-1 {
+				depth++
+			}
+		}
+	}
+	return false
+}
+
+// makePath makes a directory and those above it.
+func makePath(f *appendonly.FS, p string) error {
+	err := f.Mkdir(p, appendonly.NoMeta())
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makePath(f, path.Dir(p)); err == nil {
+			err = f.Mkdir(p, appendonly.NoMeta())
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
