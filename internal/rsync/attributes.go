@@ -244,3 +244,30 @@ func (a *attributes) sameXAttrs(e *flist.Entry, old *appendonly.Info) bool {
 
 // created is an entry's time of creation as it is kept.
 func created(e *flist.Entry) string { return strconv.FormatInt(e.CRTime(), 10) }
+
+// createdAt is an entry's time of creation, as a client said; else that of its last change.
+func createdAt(info *appendonly.Info) int64 {
+	if n, err := strconv.ParseInt(string(info.XAttrs[createdXAttr]), 10, 64); err == nil {
+		return n
+	}
+	return info.MTime.Sec()
+}
+
+// typeOf is the type of an entry of this kind, as in stat(2).
+func typeOf(k appendonly.Kind) uint32 {
+	switch k {
+	case appendonly.KindDir:
+		return 0o040000
+	case appendonly.KindSymlink:
+		return 0o120000
+	case appendonly.KindFifo:
+		return 0o010000
+	case appendonly.KindSocket:
+		return 0o140000
+	case appendonly.KindCharDev:
+		return 0o020000
+	case appendonly.KindBlockDev:
+		return 0o060000
+	}
+	return 0o100000
+}

@@ -167,6 +167,15 @@ func (c *conn) listConfig() *flist.Config {
 	}
 }
 
+// withXAttrs says whether an item with these flags is followed by the values of attributes, or by a request for them.
+func (c *conn) withXAttrs(f itemFlags) bool {
+	if !c.opt.XAttrs || c.opt.DryRun || f&itemXAttr == 0 {
+		return false
+	}
+	spares := c.proto >= 31 && c.compat&compatNoXAttrOpt == 0
+	return !spares || f&(itemName|itemLocal) != itemName|itemLocal
+}
+
 func (c *conn) listSumLength() int {
 	if !c.opt.Checksum {
 		return 0
@@ -174,8 +183,8 @@ func (c *conn) listSumLength() int {
 	return c.sums.ListLength()
 }
 
-// rules reads the client's filter rules, where the protocol has it send them (exclude.c: recv_filter_list).
-func (c *conn) rules() (*filter.Set, error) {
+// readRules reads the client's filter rules, where the protocol has it send them (exclude.c: recv_filter_list).
+func (c *conn) readRules() (*filter.Set, error) {
 	set := filter.New(filter.Options{
 		Sender: c.opt.Sender, Proto: c.proto, DeleteExcluded: c.opt.DeleteExcluded, CVSExclude: c.opt.CVSExclude,
 		Wanted: c.opt.Sender || c.opt.PruneEmptyDirs || c.opt.Delete && (!c.opt.DeleteExcluded || c.proto >= 29),

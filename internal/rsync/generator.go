@@ -240,7 +240,7 @@ func (g *generator) writeItem(i int, e *flist.Entry, f itemFlags, basis byte, na
 	if f&itemName != 0 {
 		g.out.VString([]byte(name))
 	}
-	if g.opt.XAttrs && !g.opt.DryRun && f&itemXAttr != 0 && f&(itemName|itemLocal) != itemName|itemLocal {
+	if g.withXAttrs(f) {
 		g.list.RequestXAttrs(g.out, e)
 	}
 }

@@ -27,7 +27,7 @@ func (c *conn) push(ctx context.Context) error {
 	if c.proto >= 30 {
 		c.in.Multiplexed(r.message)
 	}
-	rules, err := c.rules()
+	rules, err := c.readRules()
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (r *receiver) answer(number int32) error {
 		}
 	}
 	e := r.list.At(i)
-	values := r.opt.XAttrs && !r.opt.DryRun && flags&itemXAttr != 0 && flags&(itemName|itemLocal) != itemName|itemLocal
+	values := r.withXAttrs(flags)
 	if values {
 		if err := r.list.ReadXAttrs(r.in, e); err != nil {
 			return err

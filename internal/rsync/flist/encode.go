@@ -25,6 +25,7 @@ type Item struct {
 	Top          bool   // a directory that the user named
 	Implied      bool   // a directory that is only on the way to what the user named
 	NoContent    bool   // a directory whose contents are not sent
+	Tag          uint16 // for Entry.Tag
 }
 
 // Builder makes a list and sends it on the way.
@@ -101,7 +102,7 @@ func (b *Builder) Add(it *Item) {
 
 // entry is the item as the list keeps it.
 func (b *Builder) entry(it *Item) Entry {
-	e := Entry{Size: it.Size, MTime: it.MTime, NSec: it.NSec, Mode: it.Mode, uid: it.UID, gid: it.GID, group: -1}
+	e := Entry{Size: it.Size, MTime: it.MTime, NSec: it.NSec, Mode: it.Mode, uid: it.UID, gid: it.GID, group: -1, Tag: it.Tag}
 	if i := strings.LastIndexByte(it.Path, '/'); i >= 0 {
 		if it.Path[:i] != b.lastDir {
 			b.lastDir = strings.Clone(it.Path[:i])

@@ -73,6 +73,7 @@ type Entry struct {
 	uid, gid  uint32
 	group     int32 // the number of the first name of the same file, in the list's order; -1
 	flags     uint8
+	Tag       uint16 // the Builder's user's own
 	x         *extra
 }
 
