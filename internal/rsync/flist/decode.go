@@ -195,6 +195,13 @@ func (d *decoder) again(e Entry, first *Entry, n int32) error {
 		first.group = n
 	}
 	e.group = first.group
+	d.mtime, d.mode, d.uid, d.gid = e.MTime, e.Mode, e.uid, e.gid // what the next entry's "the same" refers to
+	if d.c.ATimes {
+		d.atime = e.ATime()
+	}
+	if d.c.Devices && e.IsDevice() {
+		d.major, _ = e.RDev()
+	}
 	return d.add(e)
 }
 

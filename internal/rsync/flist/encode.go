@@ -89,6 +89,13 @@ func (b *Builder) Add(it *Item) {
 	} else {
 		b.body(it, &e, flags)
 	}
+	b.mtime, b.mode, b.uid, b.gid = e.MTime, e.Mode, e.uid, e.gid
+	if b.c.ATimes && !e.IsDir() {
+		b.atime = it.ATime
+	}
+	if b.sendsDevice(&e) {
+		b.major = it.Major
+	}
 	b.have = true
 	b.last = name
 	if b.c.ACLs && !e.IsSymlink() {
@@ -237,7 +244,6 @@ func (b *Builder) body(it *Item, e *Entry, f uint32) {
 		if f&xSameATime == 0 {
 			w.Varlong(it.ATime, 4)
 		}
-		b.atime = it.ATime
 	}
 	if b.c.Owner && f&xSameUID == 0 {
 		w.Varint30(proto, int32(e.uid))
@@ -257,7 +263,6 @@ func (b *Builder) body(it *Item, e *Entry, f uint32) {
 		default:
 			w.Int(int32(it.Minor))
 		}
-		b.major = it.Major
 	}
 	if b.c.Links && e.IsSymlink() {
 		w.Varint30(proto, int32(len(it.Target)))
@@ -272,7 +277,6 @@ func (b *Builder) body(it *Item, e *Entry, f uint32) {
 		copy(sum, it.Sum)
 		w.Write(sum)
 	}
-	b.mtime, b.mode, b.uid, b.gid = e.MTime, e.Mode, e.uid, e.gid
 }
 
 // Finish ends the list: ioError says what could not be read. Names of users and groups are not sent: none are known here.
