@@ -89,6 +89,7 @@ func become(name string, args ...string) {
 //	alice lftp 'put a; ls'              logged in
 //	alice duplicity full d vault/d      vault stands for the URL
 //	alice paramiko script.py args       with sftp, a paramiko.SFTPClient, and os and sys
+//	alice rsync -a d vault:d            or the program that $RSYNC names
 //	alice curl -T a vault/a             vault/a stands for sftp://.../a
 func asIdentity(id identity, args []string) {
 	home := filepath.Join(os.Getenv(idsDir), id.name)
@@ -131,6 +132,12 @@ func asIdentity(id identity, args []string) {
 		become("duplicity", duplicityArgs(id, home, host, port, args)...)
 	case "paramiko":
 		become("/usr/bin/python3", append([]string{"-c", paramiko, host, port, id.user, home}, args...)...)
+	case "rsync":
+		program := os.Getenv("RSYNC")
+		if program == "" {
+			program = "rsync"
+		}
+		become(program, append([]string{"-e", "ssh -F " + conf}, args...)...)
 	case "curl":
 		for i, a := range args {
 			if rest, ok := strings.CutPrefix(a, "vault/"); ok {

@@ -30,6 +30,7 @@ type generator struct {
 	done     []int // sent whole, not covered by a barrier: for --remove-source-files
 	phases   int   // of the client, that it ended
 	redo     []*transfer
+	madeRoot bool   // the destination did not exist
 	lost     string // a directory that could not be made: nothing below it is tried
 	ioErrors *atomic.Int32
 	stats    deletions
@@ -192,7 +193,10 @@ func (g *generator) entry(i int, e *flist.Entry) error {
 		return nil
 	case e.IsDir():
 		return g.directory(i, e, p, info)
-	case g.links.follows(e, i):
+	case !g.makes(e):
+		g.out.Message(wire.CodeInfo, []byte("skipping non-regular file \""+printable(e.Path())+"\"\n"))
+		return nil
+	case g.links.known(e):
 		return g.links.follow(g, i, e, p, info)
 	case e.IsSymlink():
 		return g.symlink(i, e, p, info)
@@ -202,6 +206,19 @@ func (g *generator) entry(i int, e *flist.Entry) error {
 		return g.regular(i, e, p, info)
 	}
 	return nil
+}
+
+// makes says whether the options have this kind of entry made.
+func (g *generator) makes(e *flist.Entry) bool {
+	switch {
+	case e.IsSymlink():
+		return g.opt.Links
+	case e.IsDevice():
+		return g.opt.Devices
+	case e.IsSpecial():
+		return g.opt.Specials
+	}
+	return true
 }
 
 // itemize tells the client what differs about an entry and what is done (generator.c: itemize), and reports
@@ -296,6 +313,14 @@ func (g *generator) directory(i int, e *flist.Entry, p string, info *appendonly.
 		}
 		g.there.fresh(p)
 		return g.deleteIn(i, e, p)
+	}
+	if e.IsRoot() && g.madeRoot {
+		g.itemize(i, e, itemLocal, nil, 0, "")
+		if err := g.FS.SetMeta(p, g.want(e, info), false); err != nil {
+			return g.trouble("set attributes of", p, err)
+		}
+		g.later(i, e, p)
+		return nil
 	}
 	if err := g.settle(i, e, p, info); err != nil {
 		return err

@@ -55,6 +55,11 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 		if g.opt.Append > 0 && info.Size >= e.Size {
 			return nil // only what is shorter is appended to
 		}
+	}
+	if info == nil && g.links.waits(i, e, p) {
+		return nil
+	}
+	if info != nil {
 		if err := g.mayChange(e, p, info); err != nil {
 			return g.trouble("store", p, err)
 		}
@@ -241,6 +246,7 @@ func likeness(a, b string) int {
 
 // ask asks the client for a file, with the sums of what is there to build it from.
 func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, from basis) error {
+	g.links.asks(e)
 	t := &transfer{index: i, path: p, meta: g.want(e, info), have: info != nil}
 	if info != nil {
 		t.old = *info
@@ -259,6 +265,7 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 	}
 	if g.opt.DryRun {
 		g.itemize(i, e, f, info, from.kind, name)
+		g.links.come(g, i)
 		return nil
 	}
 	if err := g.backup(p, info); err != nil {

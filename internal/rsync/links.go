@@ -7,15 +7,17 @@ import (
 	"vaultd/internal/rsync/flist"
 )
 
-// links keeps the names of one file together (--hard-links; hlink.c): the first of a group in the list is treated like
-// any file, the others become further names of it once it is there.
+// links keeps the names of one file together (--hard-links; generator.c, hlink.c). The others are linked to the first name in
+// the list that something stands under, which is settled or transferred, or else to the last one.
 type links struct {
-	leaders map[int]*group
+	groups map[int]*group // by the number of the first name
 }
 
-// group is the names of one file, by the first one's index.
+// group is the names of one file.
 type group struct {
-	path    string // of the first name, once it is there
+	last    int    // number of the last name
+	path    string // of the name that is there; "" so far
+	asked   bool   // one is being transferred
 	failed  bool
 	waiting []follower
 }
@@ -26,42 +28,73 @@ type follower struct {
 	info  *appendonly.Info // what stood at path, if anything
 }
 
-func (l *links) of(leader int) *group {
-	if l.leaders == nil {
-		l.leaders = map[int]*group{}
+// newLinks finds the groups of a list.
+func newLinks(list *flist.List) links {
+	l := links{map[int]*group{}}
+	for i := range list.Len() {
+		if e := list.At(i); e != nil && e.Group() >= 0 && !e.IsSymlink() { // symbolic links have no further names here
+			g := l.groups[e.Group()]
+			if g == nil {
+				g = &group{}
+				l.groups[e.Group()] = g
+			}
+			g.last = i
+		}
 	}
-	g := l.leaders[leader]
-	if g == nil {
-		g = &group{}
-		l.leaders[leader] = g
-	}
-	return g
+	return l
 }
 
-// follows says whether entry i is to be a further name of an earlier one. Symbolic links have no further names here.
-func (l *links) follows(e *flist.Entry, i int) bool {
-	leader := e.Group()
-	return leader >= 0 && leader != i && !e.IsSymlink()
+// of returns the group of an entry; nil when it has one name.
+func (l *links) of(e *flist.Entry) *group {
+	if e.Group() < 0 {
+		return nil
+	}
+	return l.groups[e.Group()]
 }
 
-// follow makes entry i a further name, now or when the first one is there.
+// known says whether another name of e's file is there already.
+func (l *links) known(e *flist.Entry) bool {
+	g := l.of(e)
+	return g != nil && (g.path != "" || g.failed || g.asked)
+}
+
+// follow makes entry i a further name of the one that is there.
 func (l *links) follow(g *generator, i int, e *flist.Entry, p string, info *appendonly.Info) error {
-	grp := l.of(e.Group())
+	grp := l.of(e)
 	switch {
 	case grp.failed:
-		return nil // its first name was reported
-	case grp.path != "" || g.opt.DryRun:
-		if grp.path == "" {
-			grp.path = g.path(g.list.At(e.Group()))
-		}
-		return l.link(g, i, p, grp, info)
+		return nil // it was reported
+	case grp.path == "":
+		grp.wait(i, p, info)
+		return nil
 	}
+	return l.link(g, i, p, grp, info)
+}
+
+// wait notes a name that is to be linked.
+func (g *group) wait(i int, p string, info *appendonly.Info) {
 	if info != nil {
 		kept := *info
 		info = &kept
 	}
-	grp.waiting = append(grp.waiting, follower{i, p, info})
-	return nil
+	g.waiting = append(g.waiting, follower{i, p, info})
+}
+
+// asks says that entry i is being transferred.
+func (l *links) asks(e *flist.Entry) {
+	if g := l.of(e); g != nil {
+		g.asked = true
+	}
+}
+
+// waits says whether entry i, where nothing stands, waits for a later name of its file.
+func (l *links) waits(i int, e *flist.Entry, p string) bool {
+	grp := l.of(e)
+	if grp == nil || i == grp.last {
+		return false
+	}
+	grp.wait(i, p, nil)
+	return true
 }
 
 // link gives the group's file the further name p.
@@ -81,14 +114,13 @@ func (g *generator) nameOf(p string) (string, error) {
 	return p[len(g.root)+1:], nil
 }
 
-// come says that entry i is there: its group's other names can be made.
+// come says that entry i is there: its file's other names can be made.
 func (l *links) come(g *generator, i int) {
-	e := g.list.At(i)
-	if e.Group() != i {
+	grp := l.of(g.list.At(i))
+	if grp == nil || grp.path != "" {
 		return
 	}
-	grp := l.of(i)
-	grp.path = g.path(e)
+	grp.path = g.path(g.list.At(i))
 	waiting := grp.waiting
 	grp.waiting = nil
 	for _, f := range waiting {
@@ -100,8 +132,7 @@ func (l *links) come(g *generator, i int) {
 
 // failed says that entry i did not come.
 func (l *links) failed(g *generator, i int) {
-	if e := g.list.At(i); e.Group() == i {
-		grp := l.of(i)
+	if grp := l.of(g.list.At(i)); grp != nil {
 		grp.failed, grp.waiting = true, nil
 	}
 }
@@ -114,7 +145,11 @@ func (g *generator) linkTo(i int, e *flist.Entry, p, target, name string, info *
 		return g.trouble("link", p, err)
 	}
 	if info != nil && err == nil && info.Kind.HasContent() && info.Content == there.Content {
-		return g.settle(i, e, p, info)
+		if !g.opt.DryRun { // its attributes are those of the first name, which has been settled
+			info = &there
+		}
+		g.itemize(i, e, itemLocal|itemName, info, 0, "")
+		return nil
 	}
 	if info != nil {
 		if info.Kind == there.Kind && g.FS.Ask(appendonly.OpOverwrite, p) != nil { // strict: the same bytes under a name of their own will do

@@ -35,7 +35,7 @@ func (c *conn) push(ctx context.Context) error {
 		return err
 	}
 	r.ioError.Store(r.list.IOError)
-	g := &generator{conn: c, attributes: attributes{c.opt, r.list}, rules: rules, q: q, there: newCursor(c.FS), ioErrors: &r.ioError}
+	g := &generator{conn: c, attributes: attributes{c.opt, r.list}, rules: rules, q: q, there: newCursor(c.FS), links: newLinks(r.list), ioErrors: &r.ioError}
 	if g.root, g.single, err = g.destination(); err != nil {
 		return err
 	}
@@ -112,6 +112,7 @@ func (g *generator) destination() (root, single string, err error) {
 	if err := g.FS.Mkdir(root, appendonly.NoMeta()); err != nil {
 		return "", "", g.fatal(exitFile, errors.New(g.line("make directory", root, err)))
 	}
+	g.madeRoot = true
 	return root, "", nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"vaultd/internal/appendonly"
@@ -98,6 +99,19 @@ func describe(verb, path string, err error) (line string, known bool) {
 		}
 	}
 	return fmt.Sprintf("%s %s: internal server error", verb, appendonly.QuotePath(path)), false
+}
+
+// printable is a name in a line that is not an error: what is not printable is written as rsync writes it.
+func printable(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		if c := name[i]; c < 32 || c >= 127 {
+			fmt.Fprintf(&b, "\\#%03o", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // line is describe, and logs what the client is not told.

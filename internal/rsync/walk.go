@@ -259,7 +259,7 @@ func (s *sender) argument(ctx context.Context, a argument) error {
 		return nil
 	}
 	if dir && !s.opt.Recursive && !s.opt.Dirs {
-		s.out.Message(wire.CodeInfo, []byte("skipping directory "+appendonly.QuotePath(a.name)+"\n"))
+		s.out.Message(wire.CodeInfo, []byte("skipping directory "+printable(a.name)+"\n"))
 		return nil
 	}
 	if s.opt.Relative && !s.opt.NoImpliedDirs {
@@ -372,7 +372,7 @@ func (s *sender) follow(info *appendonly.Info, full, rel string) bool {
 func (s *sender) add(info *appendonly.Info, name string, tag int, more func(*flist.Item)) {
 	if !s.sends(info.Kind) {
 		if info.Kind != appendonly.KindSymlink || s.opt.Verbose > 0 {
-			s.out.Message(wire.CodeInfo, []byte("skipping non-regular file "+appendonly.QuotePath(name)+"\n"))
+			s.out.Message(wire.CodeInfo, []byte("skipping non-regular file \""+printable(name)+"\"\n"))
 		}
 		return
 	}
