@@ -114,11 +114,7 @@ func (a *attributes) differs(e *flist.Entry, old *appendonly.Info) itemFlags {
 	if a.keepsTime(e) && !a.sameTime(e.MTime, e.NSec, sec, nsec) {
 		f |= itemTime
 	}
-	if a.o.ATimes > 0 && !e.IsDir() && !old.ATime.IsZero() {
-		if old.ATime.Sec() != e.ATime() {
-			f |= itemAccess
-		}
-	} else if a.o.ATimes > 0 && !e.IsDir() {
+	if a.o.ATimes > 0 && !e.IsDir() && !e.IsSymlink() && (old.ATime.IsZero() || old.ATime.Sec() != e.ATime()) {
 		f |= itemAccess
 	}
 	if !e.IsSymlink() && a.mode(e, old) != modeOf(old) {
@@ -149,13 +145,9 @@ func (a *attributes) want(e *flist.Entry, old *appendonly.Info) appendonly.Meta 
 	if old != nil {
 		m = old.Meta
 	}
-	if a.o.Perms || old == nil || !e.IsSymlink() {
-		m.Mode = int32(a.mode(e, old))
-	}
+	m.Mode = int32(a.mode(e, old))
 	if a.keepsTime(e) {
 		m.MTime = appendonly.Unix(e.MTime, e.NSec)
-	} else if old != nil && e.IsRegular() {
-		m.MTime = appendonly.Time{} // new content: the time of its record
 	}
 	if a.o.ATimes > 0 && !e.IsDir() {
 		m.ATime = appendonly.Unix(e.ATime(), 0)
@@ -171,6 +163,16 @@ func (a *attributes) want(e *flist.Entry, old *appendonly.Info) appendonly.Meta 
 		m.RDev = uint64(major)<<32 | uint64(minor)
 	}
 	m.XAttrs = a.wantXAttrs(e, old)
+	return m
+}
+
+// replacing is the metadata of a new content under a name where old was: nothing of that but its permissions stays, as where a
+// new inode takes the name.
+func (a *attributes) replacing(e *flist.Entry, old *appendonly.Info) appendonly.Meta {
+	m := a.want(e, nil)
+	if old != nil {
+		m.Mode = int32(a.mode(e, old))
+	}
 	return m
 }
 

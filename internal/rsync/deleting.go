@@ -1,9 +1,11 @@
 package rsync
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"vaultd/internal/appendonly"
@@ -85,7 +87,7 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 	if err != nil {
 		return nil // it could not be made, and that was reported; or --dry-run
 	}
-	kept := 0
+	var surplus []appendonly.Info
 	for {
 		infos, err := d.Next(batch)
 		if err == io.EOF {
@@ -95,21 +97,44 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 			return g.trouble("list", p, err)
 		}
 		for j := range infos {
-			info := &infos[j]
-			if _, listed := have[info.Name]; listed {
-				continue
+			if _, listed := have[infos[j].Name]; !listed {
+				surplus = append(surplus, infos[j])
 			}
-			rel := path.Join(e.Path(), info.Name)
-			if _, err := g.remnant(rel, path.Join(p, info.Name), info); err != nil {
-				return err
-			}
-			kept++
 		}
 	}
-	if kept > 0 {
+	if _, err := g.remnants(e.Path(), p, surplus); err != nil {
+		return err
+	}
+	if len(surplus) > 0 {
 		g.there.forget()
 	}
 	return nil
+}
+
+// remnants removes what is surplus in a directory, the last one first, as rsync does: --max-delete ends somewhere. It reports
+// whether all of it is gone.
+func (g *generator) remnants(rel, p string, infos []appendonly.Info) (all bool, err error) {
+	slices.SortStableFunc(infos, func(a, b appendonly.Info) int {
+		ad, bd := a.Kind == appendonly.KindDir, b.Kind == appendonly.KindDir
+		switch {
+		case ad == bd && ad:
+			return strings.Compare(b.Name+"/", a.Name+"/")
+		case ad == bd:
+			return strings.Compare(b.Name, a.Name)
+		case ad:
+			return -1
+		}
+		return 1
+	})
+	all = true
+	for i := range infos {
+		gone, err := g.remnant(path.Join(rel, infos[i].Name), path.Join(p, infos[i].Name), &infos[i])
+		if err != nil {
+			return false, err
+		}
+		all = all && gone
+	}
+	return all, nil
 }
 
 // names are the list's entries directly in directory e.
@@ -141,9 +166,13 @@ func (g *generator) remnant(rel, p string, info *appendonly.Info) (gone bool, er
 		g.stats.skipped++
 		return false, nil
 	}
+	whole := true
 	if dir {
-		if whole, err := g.remnantsIn(rel, p); !whole || err != nil {
+		if whole, err = g.remnantsIn(rel, p); err != nil {
 			return false, err
+		}
+		if !whole {
+			return false, g.notEmpty(rel)
 		}
 	}
 	if g.opt.MaxDelete >= 0 && g.stats.total() >= g.opt.MaxDelete {
@@ -151,14 +180,15 @@ func (g *generator) remnant(rel, p string, info *appendonly.Info) (gone bool, er
 		return false, nil
 	}
 	if !g.opt.DryRun {
-		if g.opt.Backup && !dir {
-			err = g.moveToBackup(p, info, false)
-		} else {
-			err = g.remove(p, info)
-		}
-		if err != nil {
+		err := g.putAside(p, info)
+		if errors.Is(err, appendonly.ErrNotEmpty) { // of backups, or of what just came
+			whole = false
+		} else if err != nil {
 			return false, g.trouble("delete", p, err)
 		}
+	}
+	if !whole {
+		return false, g.notEmpty(rel)
 	}
 	g.stats.count(info.Kind)
 	name := []byte(rel)
@@ -167,6 +197,12 @@ func (g *generator) remnant(rel, p string, info *appendonly.Info) (gone bool, er
 	}
 	g.out.Message(wire.CodeDeleted, name)
 	return true, nil
+}
+
+// notEmpty tells that a directory stays: what is in it does.
+func (g *generator) notEmpty(rel string) error {
+	g.out.Message(wire.CodeInfo, []byte("cannot delete non-empty directory: "+printable(rel)+"\n"))
+	return nil
 }
 
 // remnantsIn empties a directory that goes, and reports whether it is empty now.
@@ -179,23 +215,18 @@ func (g *generator) remnantsIn(rel, p string) (whole bool, err error) {
 	if err != nil {
 		return false, g.trouble("list", p, err)
 	}
-	whole = true
+	var all []appendonly.Info
 	for {
 		infos, err := d.Next(batch)
 		if err == io.EOF {
-			return whole, nil
+			break
 		}
 		if err != nil {
 			return false, g.trouble("list", p, err)
 		}
-		for j := range infos {
-			gone, err := g.remnant(path.Join(rel, infos[j].Name), path.Join(p, infos[j].Name), &infos[j])
-			if err != nil {
-				return false, err
-			}
-			whole = whole && gone
-		}
+		all = append(all, infos...)
 	}
+	return g.remnants(rel, p, all)
 }
 
 // backupRoot is where --backup-dir keeps things: never cleaned up. A text that no path begins with when there is none.

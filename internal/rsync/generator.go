@@ -88,6 +88,7 @@ func (g *generator) finish(ctx context.Context) error {
 	if err := g.await(3); err != nil {
 		return err
 	}
+	g.endDeletes()
 	g.report.summary(g.out)
 	if err := g.barrier(ctx); err != nil {
 		return err
@@ -189,7 +190,10 @@ func (g *generator) entry(i int, e *flist.Entry) error {
 			g.lost = p
 		}
 		return nil
-	case info != nil && g.opt.IgnoreExisting && !e.IsDir():
+	case info != nil && g.opt.IgnoreExisting && !(e.IsDir() && info.Kind == appendonly.KindDir):
+		if e.IsDir() {
+			g.lost = p
+		}
 		return nil
 	case e.IsDir():
 		return g.directory(i, e, p, info)
@@ -270,9 +274,6 @@ func (g *generator) settle(i int, e *flist.Entry, p string, info *appendonly.Inf
 		return nil
 	}
 	meta := g.want(e, info)
-	if info.Kind == appendonly.KindFile && !g.keepsTime(e) {
-		meta.MTime = info.MTime
-	}
 	if err := g.FS.AskMeta(p, meta); err != nil {
 		return g.trouble("set attributes of", p, err)
 	}
@@ -352,7 +353,10 @@ func (g *generator) create(p string, make func() error) error {
 func (g *generator) symlink(i int, e *flist.Entry, p string, info *appendonly.Info) error {
 	target := g.target(e)
 	if g.opt.SafeLinks && unsafeLink(e.Target(), e.Path()) {
-		return g.say("ignoring unsafe symlink", p)
+		if g.opt.Verbose > 0 {
+			g.out.Message(wire.CodeInfo, []byte("ignoring unsafe symlink \""+printable(e.Path())+"\" -> \""+printable(e.Target())+"\"\n"))
+		}
+		return nil
 	}
 	if info != nil && info.Kind == appendonly.KindSymlink && info.Target == target {
 		return g.settle(i, e, p, info)

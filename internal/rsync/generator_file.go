@@ -247,7 +247,7 @@ func likeness(a, b string) int {
 // ask asks the client for a file, with the sums of what is there to build it from.
 func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, from basis) error {
 	g.links.asks(e)
-	t := &transfer{index: i, path: p, meta: g.want(e, info), have: info != nil}
+	t := &transfer{index: i, path: p, meta: g.replacing(e, info), have: info != nil}
 	if info != nil {
 		t.old = *info
 	}
@@ -268,7 +268,8 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 		g.links.come(g, i)
 		return nil
 	}
-	if err := g.backup(p, info); err != nil {
+	var err error
+	if t.backup, err = g.backup(p, info); err != nil {
 		return g.trouble("keep a backup of", p, err)
 	}
 	sums, err := g.basisOf(t, from)
@@ -314,34 +315,59 @@ func (g *generator) basisOf(t *transfer, from basis) (*appendonly.File, error) {
 	return f, err
 }
 
-// backup keeps what p stands for under a name of its own, where the client asks for it (--backup) and it will be
-// replaced: never in a strict vault, where it stays anyway.
-func (g *generator) backup(p string, info *appendonly.Info) error {
+// backup makes ready where what p stands for goes when it is replaced (--backup). "" when it goes nowhere: in a strict vault
+// it stays anyway.
+func (g *generator) backup(p string, info *appendonly.Info) (string, error) {
 	if !g.opt.Backup || info == nil || info.Kind == appendonly.KindDir || g.FS.Ask(appendonly.OpOverwrite, p) != nil {
-		return nil
+		return "", nil
 	}
-	return g.moveToBackup(p, info, true)
-}
-
-// moveToBackup gives what stands at p its backup's name; with stay it keeps the old one, too.
-func (g *generator) moveToBackup(p string, info *appendonly.Info, stay bool) error {
 	to := p + g.opt.Suffix
 	if g.opt.BackupDir != "" {
-		to = path.Join(g.basisDir(g.opt.BackupDir), strings.TrimPrefix(p, g.root)) + g.opt.Suffix
-		if err := makePath(g.FS, path.Dir(to)); err != nil {
-			return err
+		rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")
+		top := g.basisDir(g.opt.BackupDir)
+		if err := g.backupDirs(top, path.Dir(rel)); err != nil {
+			return "", err
 		}
+		to = path.Join(top, rel) + g.opt.Suffix
 	}
 	if to == p {
-		return nil
+		return "", nil
 	}
-	if old, err := g.FS.Stat(to); err == nil {
-		if err := g.remove(to, &old); err != nil {
+	if old, err := g.FS.Stat(to); err == nil && old.Kind == appendonly.KindDir {
+		return to, g.removeAll(to, &old)
+	}
+	return to, nil
+}
+
+// backupDirs makes a directory below top, and those it is in, each like the one that it stands for.
+func (g *generator) backupDirs(top, rel string) error {
+	if err := makePath(g.FS, top); err != nil || rel == "." {
+		return err
+	}
+	for i := 0; i <= len(rel); i++ {
+		if i < len(rel) && rel[i] != '/' {
+			continue
+		}
+		m := appendonly.NoMeta()
+		if like, err := g.FS.Stat(path.Join(g.root, rel[:i])); err == nil {
+			m = like.Meta
+			m.MTime = appendonly.Time{}
+		}
+		if err := g.FS.Mkdir(path.Join(top, rel[:i]), m); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	if stay && info.Kind == appendonly.KindFile {
-		return g.FS.Link(p, to)
+	return nil
+}
+
+// putAside drops a name, or gives it its backup's.
+func (g *generator) putAside(p string, info *appendonly.Info) error {
+	to, err := g.backup(p, info)
+	if err != nil {
+		return err
+	}
+	if to == "" {
+		return g.remove(p, info)
 	}
 	return g.FS.Rename(p, to, true)
 }
@@ -367,10 +393,10 @@ func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bo
 		return true, nil
 	}
 	var err error
-	if g.opt.Backup && info.Kind != appendonly.KindDir {
-		err = g.moveToBackup(p, info, false)
-	} else {
+	if info.Kind == appendonly.KindDir {
 		err = g.removeAll(p, info)
+	} else {
+		err = g.putAside(p, info)
 	}
 	g.there.forget()
 	if err != nil {

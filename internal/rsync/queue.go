@@ -13,16 +13,17 @@ const maxTransfers = 4096
 
 // transfer is what the receiver has to know about an entry that the generator asked for.
 type transfer struct {
-	index int
-	flags itemFlags
-	path  string
-	meta  appendonly.Meta // what it is to be published with
-	have  bool            // something stands there,
-	old   appendonly.Info // what
-	basis string          // path of what the sums are of; "" when there are none
-	going bool            // the sums are of this key's interrupted upload of the very name
-	head  delta.Head
-	redo  bool // the second attempt
+	index  int
+	flags  itemFlags
+	path   string
+	meta   appendonly.Meta // what it is to be published with
+	have   bool            // something stands there,
+	old    appendonly.Info // what
+	backup string          // where what stands there goes first; "" nowhere
+	basis  string          // path of what the sums are of; "" when there are none
+	going  bool            // the sums are of this key's interrupted upload of the very name
+	head   delta.Head
+	redo   bool // the second attempt
 }
 
 // kind of event.

@@ -105,7 +105,7 @@ func (r *receiver) answer(number int32) error {
 func (r *receiver) addValues(t *transfer, e *flist.Entry) {
 	a := attributes{r.opt, r.list}
 	var old *appendonly.Info
-	if t.have {
+	if t.have && t.flags&itemSend == 0 {
 		old = &t.old
 	}
 	t.meta.XAttrs = a.wantXAttrs(e, old)
@@ -335,6 +335,9 @@ func (w *incoming) end(theirs, ours []byte) {
 		if size := w.size; w.going() {
 			w.fail(w.up.Truncate(size))
 		}
+	}
+	if w.err == nil && t.backup != "" {
+		w.err = r.FS.Rename(t.path, t.backup, true)
 	}
 	if w.err == nil {
 		w.err = w.up.Close()

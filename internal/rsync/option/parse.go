@@ -139,6 +139,7 @@ func (p *parser) check() {
 	if o.Backup && o.Suffix == "" && o.BackupDir == "" {
 		o.Suffix = "~"
 	}
+	o.OmitDirTimes = o.OmitDirTimes || o.Backup && o.BackupDir == ""
 	if strings.Contains(o.Suffix, "/") {
 		p.fail(&Usage{"--suffix can not contain slashes"})
 	}
