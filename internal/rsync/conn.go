@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync/atomic"
+	"time"
 
 	"vaultd/internal/rsync/delta"
 	"vaultd/internal/rsync/filter"
@@ -214,7 +215,24 @@ func (c *conn) fatal(code int, err error) error {
 	if c.proto >= 31 {
 		c.out.Message(wire.CodeErrorExit, []byte{byte(code), 0, 0, 0})
 	}
-	return errors.Join(c.out.Flush(), &session.ExitError{Code: code})
+	err = c.out.Flush()
+	c.drain()
+	return errors.Join(err, &session.ExitError{Code: code})
+}
+
+// drain lets a client that is writing see what it was told: it would not read it behind a broken pipe. The reading ends with
+// the client, or with the session.
+func (c *conn) drain() {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		io.Copy(io.Discard, c.src)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(grace):
+		c.src.stop()
+	}
 }
 
 // source is the client's stream until the session is over: after stop nothing more is read, and what comes is dropped.
