@@ -370,7 +370,7 @@ func TestRsyncResumes(t *testing.T) {
 				p := newPair(t, v, []string{"rsync"})
 				p.sh("head -c 12000000 /dev/urandom >src/big; echo small >src/a")
 				for cut := range 3 { // each lost connection leaves more
-					first := p.v.as("alice", "rsync", "-a", "--bwlimit=20000", "src/", "vault:"+p.name+"/")
+					first := p.v.as("alice", "rsync", "-a", "--bwlimit=8000", "src/", "vault:"+p.name+"/")
 					first.Dir = p.dir
 					first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 					must(t, first.Start())

@@ -31,7 +31,6 @@ const (
 	itemLocal   itemFlags = 1 << 14 // done without a transfer
 	itemSend    itemFlags = 1 << 15 // transfer it
 
-	itemAttributes = itemAccess | itemTime | itemPerms | itemOwner | itemGroup | itemACL | itemXAttr | itemCreated
 	// itemSignificant are those that are worth telling the client about.
 	itemSignificant = ^(itemBasis | itemName | itemLocal)
 )

@@ -190,7 +190,6 @@ type incoming struct {
 	head  delta.Head
 	basis *appendonly.File
 	up    *appendonly.Upload
-	same  int64 // with t.going: bytes so far that up already has where they belong
 	size  int64 // so far
 	fill  []byte
 	err   error // nothing more is stored; told at the end

@@ -31,10 +31,9 @@ const maxLines = 20
 
 // report tells the client what went wrong, in lines on its stderr. It belongs to the goroutine that writes to the client.
 type report struct {
-	refused, failed int // that were not told
-	told            int
-	bad             bool // something was: the exit status is 23
-	kept            int  // deletions that a strict vault skipped
+	told    int
+	refused int  // that were not told
+	bad     bool // something was: the exit status is 23
 }
 
 // error passes a line on. The client shows it and ends with 23.

@@ -28,18 +28,17 @@ type Stats struct{ Literal, Matched int64 }
 // match is the search in one file. data holds src from base on.
 type match struct {
 	*Matcher
-	src        io.ReaderAt
-	size       int64
-	s          *Sums
-	w          TokenWriter
-	sum        hash.Hash
-	base       int64
-	data       []byte
-	sent       int64 // up to where src was sent
-	want       int32 // the block that comes next, if the file goes on like the other side's
-	inplace    bool
-	stats      Stats
-	hashedUpTo int64
+	src     io.ReaderAt
+	size    int64
+	s       *Sums
+	w       TokenWriter
+	sum     hash.Hash
+	base    int64
+	data    []byte
+	sent    int64 // up to where src was sent
+	want    int32 // the block that comes next, if the file goes on like the other side's
+	inplace bool
+	stats   Stats
 }
 
 // Match writes src to w as literals and blocks of s, and its bytes to sum. appended: the other side has the first
@@ -138,12 +137,10 @@ func (x *match) search() error {
 	_, last := x.s.Block(x.s.Count - 1)
 	end := x.size - last // the last place where a block can begin
 	for off := int64(0); off <= end; {
-		p, err := x.fill(x.sent, int(off-x.sent)+block+1)
-		if err != nil {
+		if _, err := x.fill(x.sent, int(off-x.sent)+block+1); err != nil {
 			return err
 		}
-		p = p[off-x.sent:]
-		found, step, err := x.roll(p, off, end)
+		found, step, err := x.roll(off, end)
 		if err != nil {
 			return err
 		}
@@ -163,12 +160,12 @@ func (x *match) search() error {
 	return x.literal(x.size)
 }
 
-// roll looks for a block that begins in p, which is src from off on. It returns the block and how far it is away;
+// roll looks for a block in src from off on. It returns the block and how far it is away;
 // without one, how far was searched.
-func (x *match) roll(p []byte, off, end int64) (found int32, step int, err error) {
+func (x *match) roll(off, end int64) (found int32, step int, err error) {
 	block := int(x.s.BlockLength)
 	at := off - x.base
-	p = x.data[at:] // everything that is there: the longer the better
+	p := x.data[at:] // everything that is there: the longer the better
 	k := min(block, len(p))
 	s1, s2 := rolling(p[:k])
 	most := int(min(end-off, int64(len(p)-1), 4*literalChunk))

@@ -86,12 +86,10 @@ type frame struct{ own, inherited []*rule }
 type Set struct {
 	o        Options
 	rules    list
-	cvs      list
 	merges   []*rule // rules with a list of their own
 	dirs     []entered
 	count    int
 	depth    int
-	top      bool // the directories above the transfer are being read
 	dir      string
 	hasXAttr bool
 }

@@ -43,7 +43,6 @@ type Builder struct {
 	atime       int64
 	have        bool // there was one before
 	files       map[any]int32
-	devs        map[any]int64
 	names       arena
 	unconverted bool
 }
