@@ -254,18 +254,20 @@ cd src; echo changed >plain; head -c 69000 d1/big >x; echo inserted >>x; tail -c
 rm d1/plain d-1/big; rm -r d1.x; mkdir newdir; echo n >newdir/n; chmod 640 d1/d2/plain; touch -d 2003-03-03 d1/d2/big
 rm ln; ln -s big ln; rm d-1/nothing; mkdir d-1/nothing; rm -r empty; echo now a file >empty; touch d1
 ln d1/d2/plain newdir/linked; cd ..
-` + older
+`
 
 func (p *pair) make(root bool) {
 	p.sh(tree)
 	if root && os.Getuid() == 0 {
 		p.sh(rootTree)
 	}
-	p.sh(older)
+	p.sh(older(3600))
 }
 
-// older lets all times be of another second than the copies': rsync compares seconds, and leaves nanoseconds that it met.
-const older = "find src -newermt '1 minute ago' -exec touch -h -d \"$(( RANDOM % 50 + 61 )) seconds ago\" {} +"
+// older lets what was just made be that old, so that its times are of another second than the copies': rsync compares seconds, and leaves nanoseconds that it met.
+func older(seconds int) string {
+	return fmt.Sprintf("find src -newermt '1 minute ago' -exec touch -h -d '%d seconds ago' {} +", seconds)
+}
 
 // A push, a second one that changes nothing, changes, and a mirror with deletions: with every version of the client.
 func TestRsyncMirror(t *testing.T) {
@@ -285,7 +287,7 @@ func TestRsyncMirror(t *testing.T) {
 				if r := p.vault(args...); !strings.Contains(opts, "-r") && (r.out != "" || r.code != 0) {
 					t.Errorf("again: status %d\n%s%s", r.code, r.out, r.err)
 				}
-				p.sh(later)
+				p.sh(later + older(100))
 				p.both(append([]string{"--delete", "-n"}, args...)...)
 				p.both(append([]string{"--delete"}, args...)...)
 				p.same()
@@ -325,7 +327,7 @@ func TestRsyncOptions(t *testing.T) {
 			if r := p.vault(base...); r.code != 0 {
 				t.Fatalf("first push: status %d\n%s", r.code, r.err)
 			}
-			p.sh(later)
+			p.sh(later + older(100))
 			args := strings.Fields(opts)
 			for i := range args {
 				args[i] = strings.ReplaceAll(args[i], "_", " ")
