@@ -48,6 +48,7 @@ type conn struct {
 	codec  delta.Codec     // how tokens are compressed
 	report report
 	cfg    Config
+	top    string // where the paths of the options begin
 }
 
 // Bounds of buffers: reading takes what an SSH packet or two bring, writing fills a few.
@@ -58,7 +59,7 @@ const (
 
 func newConn(s *session.Session, cfg Config, opt *option.Options) *conn {
 	src := &source{r: s.Stdin}
-	return &conn{Session: s, cfg: cfg, opt: opt, src: src, in: wire.NewReader(src, readBuffer), out: wire.NewWriter(s.Stdout, writeBuffer)}
+	return &conn{Session: s, cfg: cfg, opt: opt, src: src, top: "/", in: wire.NewReader(src, readBuffer), out: wire.NewWriter(s.Stdout, writeBuffer)}
 }
 
 // hello agrees with the client on everything that the rest depends on (compat.c: setup_protocol, server side).

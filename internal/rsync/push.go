@@ -78,7 +78,7 @@ func (g *generator) destination() (root, single string, err error) {
 		dest = g.opt.Paths[n-1]
 	}
 	slash := strings.HasSuffix(dest, "/") || dest == "" || dest == "."
-	root, err = g.FS.Resolve(dest)
+	root, err = g.FS.Resolve(g.at(dest))
 	if err != nil {
 		return "", "", g.fatal(exitSelect, errors.New(g.line("use", dest, err)))
 	}
@@ -114,6 +114,14 @@ func (g *generator) destination() (root, single string, err error) {
 	}
 	g.madeRoot = true
 	return root, "", nil
+}
+
+// at is where a path of the options is.
+func (c *conn) at(p string) string {
+	if strings.HasPrefix(p, "/") {
+		return p
+	}
+	return path.Join(c.top, p)
 }
 
 // ioError is what the client could not read, so far.

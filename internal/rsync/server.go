@@ -101,10 +101,37 @@ func (c *conn) serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return c.fatal(refusal(err), err)
 	}
-	if c.opt.Sender {
-		return c.ended(c.pull(ctx))
+	return c.ended(c.transfer(ctx))
+}
+
+// transfer does what the options ask for, once both sides have agreed on how.
+func (c *conn) transfer(ctx context.Context) error {
+	if c.opt.Timeout > 0 && c.proto >= 31 {
+		defer c.keepAlive(c.opt.Timeout / 2)()
 	}
-	return c.ended(c.push(ctx))
+	if c.opt.Sender {
+		return c.pull(ctx)
+	}
+	return c.push(ctx)
+}
+
+// keepAlive lets the client hear something every now and then, however long what it waits for takes: it gives up
+// after --timeout (io.c: maybe_send_keepalive). The function that it returns ends that.
+func (c *conn) keepAlive(every time.Duration) (stop func()) {
+	t := time.NewTicker(max(every, 100*time.Millisecond))
+	ended := make(chan struct{})
+	go func() {
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				c.out.KeepAlive()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // refusal is the exit status for a command line that is not served.

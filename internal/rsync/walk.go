@@ -75,7 +75,7 @@ func (s *sender) arguments() ([]argument, error) {
 		}
 		args := make([]argument, 0, len(names))
 		for _, n := range names {
-			args = append(args, s.split(root, n))
+			args = append(args, s.split(s.at(root), n))
 		}
 		return args, nil
 	}
@@ -92,7 +92,7 @@ func (s *sender) arguments() ([]argument, error) {
 			return nil, err
 		}
 		for _, f := range found {
-			args = append(args, s.split("/", f))
+			args = append(args, s.split(s.top, f))
 		}
 	}
 	if len(args) > maxArguments {
@@ -182,7 +182,7 @@ func (s *sender) glob(p string) ([]string, error) {
 				next = append(next, dir+shellwords.Literal(part)+"/")
 				continue
 			}
-			d, err := s.FS.OpenDir("/" + dir)
+			d, err := s.FS.OpenDir(s.at(dir))
 			if err != nil {
 				continue
 			}
@@ -210,7 +210,7 @@ func (s *sender) glob(p string) ([]string, error) {
 	var out []string
 	for _, f := range found {
 		f = strings.TrimSuffix(f, "/")
-		if _, err := s.FS.Stat("/" + f); err == nil {
+		if _, err := s.FS.Stat(s.at(f)); err == nil {
 			if strings.HasSuffix(p, "/") {
 				f += "/"
 			}

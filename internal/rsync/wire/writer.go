@@ -16,6 +16,7 @@ type Writer struct {
 	mux   bool
 	err   error // the first; Flush returns it
 	total int64
+	alive bool // something was sent since KeepAlive was called last
 	index index
 }
 
@@ -54,6 +55,7 @@ func (w *Writer) send() {
 	w.close()
 	if w.err == nil && len(w.buf) > 0 {
 		_, w.err = w.dst.Write(w.buf)
+		w.alive = true
 	}
 	w.buf = w.buf[:0]
 }
@@ -106,6 +108,20 @@ func (w *Writer) Flush() error {
 	defer w.mu.Unlock()
 	w.send()
 	return w.err
+}
+
+// KeepAlive sends what was written, or else an empty frame, if nothing was sent since it was called last. The stream is
+// multiplexed.
+func (w *Writer) KeepAlive() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.alive {
+		if len(w.buf) == 0 {
+			w.buf = binary.LittleEndian.AppendUint32(w.buf, tagBase<<24)
+		}
+		w.send()
+	}
+	w.alive = false
 }
 
 // Byte writes one byte.
