@@ -48,6 +48,7 @@ type conn struct {
 	codec  delta.Codec     // how tokens are compressed
 	report report
 	cfg    Config
+	pace   *paced
 	top    string // where the paths of the options begin
 }
 
@@ -59,7 +60,8 @@ const (
 
 func newConn(s *session.Session, cfg Config, opt *option.Options) *conn {
 	src := &source{r: s.Stdin}
-	return &conn{Session: s, cfg: cfg, opt: opt, src: src, top: "/", in: wire.NewReader(src, readBuffer), out: wire.NewWriter(s.Stdout, writeBuffer)}
+	pace := &paced{w: s.Stdout}
+	return &conn{pace: pace, Session: s, cfg: cfg, opt: opt, src: src, top: "/", in: wire.NewReader(src, readBuffer), out: wire.NewWriter(pace, writeBuffer)}
 }
 
 // hello agrees with the client on everything that the rest depends on (compat.c: setup_protocol, server side).
@@ -234,6 +236,32 @@ func (c *conn) drain() {
 	case <-time.After(grace):
 		c.src.stop()
 	}
+}
+
+// paced is the way to the client at no more than so many bytes a second (--bwlimit; 0: any).
+type paced struct {
+	w    io.Writer
+	rate int64
+	free time.Time // when what was written is paid for
+}
+
+func (p *paced) Write(b []byte) (n int, err error) {
+	if p.rate == 0 {
+		return p.w.Write(b)
+	}
+	for n < len(b) && err == nil {
+		time.Sleep(time.Until(p.free))
+		if now := time.Now(); p.free.Before(now) {
+			p.free = now
+		}
+		piece := b[n:]
+		piece = piece[:min(int64(len(piece)), max(512, p.rate/8))]
+		var k int
+		k, err = p.w.Write(piece)
+		n += k
+		p.free = p.free.Add(time.Duration(float64(k) / float64(p.rate) * float64(time.Second)))
+	}
+	return n, err
 }
 
 // source is the client's stream until the session is over: after stop nothing more is read, and what comes is dropped.

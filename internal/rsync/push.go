@@ -16,7 +16,7 @@ import (
 
 const done = wire.Done
 
-// push receives a tree (main.c: do_server_recv).
+// push receives a tree (main.c: do_server_recv; io.c: start_filesfrom_forwarding).
 func (c *conn) push(ctx context.Context) error {
 	q := newQueue()
 	r := &receiver{conn: c, q: q}
@@ -31,9 +31,14 @@ func (c *conn) push(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	named, err := c.sendNames()
+	if err != nil {
+		return err
+	}
 	if r.list, err = flist.Decode(c.in, c.listConfig()); err != nil {
 		return err
 	}
+	<-named
 	r.ioError.Store(r.list.IOError)
 	g := &generator{conn: c, attributes: attributes{c.opt, r.list}, rules: rules, q: q, there: newCursor(c.FS), links: newLinks(r.list), ioErrors: &r.ioError}
 	if g.root, g.single, err = g.destination(); err != nil {
@@ -114,6 +119,36 @@ func (g *generator) destination() (root, single string, err error) {
 	}
 	g.madeRoot = true
 	return root, "", nil
+}
+
+// sendNames sends the names of a --files-from that is here, while the list that the client makes of them comes
+// (main.c: do_server_recv). The channel is closed when they are written.
+func (c *conn) sendNames() (<-chan struct{}, error) {
+	sent := make(chan struct{})
+	if c.opt.FilesFrom == "" {
+		close(sent)
+		return sent, nil
+	}
+	names, err := c.filesFrom()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(sent)
+		if c.proto < 31 { // it takes them as they are
+			c.out.Plain()
+			defer c.out.Multiplexed()
+		}
+		for _, n := range names {
+			c.out.Write(append([]byte(n), 0))
+		}
+		c.out.Byte(0)
+		if len(names) == 0 {
+			c.out.Byte(0)
+		}
+		c.out.Flush() // its error comes back with the next one
+	}()
+	return sent, nil
 }
 
 // at is where a path of the options is.

@@ -106,6 +106,9 @@ func (c *conn) serve(ctx context.Context, args []string) error {
 
 // transfer does what the options ask for, once both sides have agreed on how.
 func (c *conn) transfer(ctx context.Context) error {
+	if c.opt.Sender {
+		c.pace.rate = c.opt.BWLimit
+	}
 	if c.opt.Timeout > 0 && c.proto >= 31 {
 		defer c.keepAlive(c.opt.Timeout / 2)()
 	}

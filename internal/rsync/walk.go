@@ -102,7 +102,7 @@ func (s *sender) arguments() ([]argument, error) {
 }
 
 // filesFrom reads the names of --files-from: from the client, or out of a file in the vault.
-func (s *sender) filesFrom() ([]string, error) {
+func (s *conn) filesFrom() ([]string, error) {
 	var data []byte
 	zero := s.opt.From0
 	if s.opt.FilesFrom == "-" {
@@ -120,7 +120,7 @@ func (s *sender) filesFrom() ([]string, error) {
 			}
 		}
 	} else {
-		f, err := s.FS.Open(s.opt.FilesFrom)
+		f, err := s.FS.Open(s.at(s.opt.FilesFrom))
 		if err != nil {
 			return nil, s.fatal(exitFile, errors.New(s.line("read", s.opt.FilesFrom, err)))
 		}

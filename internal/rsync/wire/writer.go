@@ -33,6 +33,14 @@ func (w *Writer) Multiplexed() {
 	w.mux = true
 }
 
+// Plain says that the stream is not tagged from here on.
+func (w *Writer) Plain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.send()
+	w.mux = false
+}
+
 // BytesWritten is how many bytes of data were written.
 func (w *Writer) BytesWritten() int64 {
 	w.mu.Lock()
