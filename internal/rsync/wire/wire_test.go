@@ -239,3 +239,39 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// A client that waits hears something, and no more than that where it hears anything else.
+func TestKeepAlive(t *testing.T) {
+	var out bytes.Buffer
+	w := wire.NewWriter(&out, 1024)
+	w.Multiplexed()
+	empty := []byte{0, 0, 0, 7}
+	w.KeepAlive()
+	if !bytes.Equal(out.Bytes(), empty) {
+		t.Fatalf("nothing said: % x", out.Bytes())
+	}
+	out.Reset()
+	w.Byte('x')
+	w.KeepAlive() // what was written is as good, and does not wait for its Flush
+	if want := []byte{1, 0, 0, 7, 'x'}; !bytes.Equal(out.Bytes(), want) {
+		t.Fatalf("one byte: % x, want % x", out.Bytes(), want)
+	}
+	out.Reset()
+	w.Byte('y')
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	n := out.Len()
+	if w.KeepAlive(); out.Len() != n {
+		t.Fatalf("just flushed, and % x follows", out.Bytes()[n:])
+	}
+	if w.KeepAlive(); out.Len() != n+len(empty) {
+		t.Fatalf("silent since: % x", out.Bytes())
+	}
+	w.Plain()
+	out.Reset()
+	w.Byte('z')
+	if w.Flush(); out.String() != "z" {
+		t.Fatalf("untagged: % x", out.Bytes())
+	}
+}
