@@ -109,6 +109,18 @@ func (t target) restic(ctx context.Context, cache, path string, src ...string) e
 	return err
 }
 
+// rsync runs rsync with -a and args over ssh; an argument that begins with a colon is a path on the server.
+func (t target) rsync(ctx context.Context, args ...string) ([]byte, error) {
+	all := []string{"-a", "-e", "ssh " + strings.Join(t.sshOptions(), " ")}
+	for _, a := range args {
+		if strings.HasPrefix(a, ":") {
+			a = t.user + "@127.0.0.1" + a
+		}
+		all = append(all, a)
+	}
+	return runClient(ctx, nil, nil, "rsync", all...)
+}
+
 // runClient runs a client within clientMax and returns what it printed.
 func runClient(ctx context.Context, env []string, stdin *strings.Reader, name string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, clientMax, fmt.Errorf("longer than %v", clientMax))

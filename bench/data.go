@@ -40,18 +40,26 @@ func newMaterial(dir string) (material, error) {
 	if err := writeRandom(m.big, src, bigSize); err != nil {
 		return m, fmt.Errorf("write client data: %w", err)
 	}
-	for i := range smallCount {
-		sub := filepath.Join(m.tree, fmt.Sprintf("dir-%03d", i/perDir))
+	if err := writeTree(m.tree, src, smallCount); err != nil {
+		return m, fmt.Errorf("write client data: %w", err)
+	}
+	return m, nil
+}
+
+// writeTree makes count files of smallSize below dir, in folders of perDir.
+func writeTree(dir string, src io.Reader, count int) error {
+	for i := range count {
+		sub := filepath.Join(dir, fmt.Sprintf("dir-%05d", i/perDir))
 		if i%perDir == 0 {
 			if err := os.MkdirAll(sub, 0o755); err != nil {
-				return m, fmt.Errorf("write client data: %w", err)
+				return err
 			}
 		}
 		if err := writeRandom(filepath.Join(sub, fmt.Sprintf("file-%06d.dat", i)), src, smallSize); err != nil {
-			return m, fmt.Errorf("write client data: %w", err)
+			return err
 		}
 	}
-	return m, nil
+	return nil
 }
 
 func writeRandom(name string, src io.Reader, n int64) error {

@@ -27,6 +27,7 @@ type bench struct {
 	only     []string
 	largeToo bool
 	selfTest bool
+	literal  map[*side][]float64 // bytes of each rsync-delta run
 	report   report
 }
 
@@ -46,10 +47,11 @@ func main() {
 
 // names are all works that --only takes, in the order in which they run.
 var names = []string{"put-1g", "mem", "get-1g", "put-5000", "rclone-5000", "rclone-nohash", "restic", "connect", "idle-200",
-	"list-100k", "journal", "rebuild", "snapshot-1m", "mem-1m"}
+	"rsync-push-1g", "rsync-push-20k", "rsync-again-100k", "rsync-delta", "rsync-pull-1g", "rsync-pull-20k",
+	"list-100k", "journal", "rebuild", "snapshot-1m", "mem-1m", "rsync-1m"}
 
 // largeNames need --large, or to be asked for by name.
-var largeNames = []string{"snapshot-1m", "mem-1m"}
+var largeNames = []string{"snapshot-1m", "mem-1m", "rsync-1m"}
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	b := &bench{}
@@ -216,6 +218,9 @@ func (b *bench) all(ctx context.Context) {
 	if (b.selected("snapshot-1m") || b.selected("mem-1m")) && !b.selfTest {
 		b.try(ctx, "snapshot-1m, mem-1m", func() error { return b.large(ctx) })
 	}
+	if b.selected("rsync-1m") && !b.selfTest {
+		b.try(ctx, "rsync-1m", func() error { return b.rsyncMillion(ctx) })
+	}
 }
 
 func (b *bench) try(ctx context.Context, name string, f func() error) {
@@ -244,6 +249,9 @@ func (b *bench) timed(ctx context.Context, w work, mem bool) error {
 	if mem {
 		b.report.fact(fact{what: "peak RssAnon while one client puts 1 GiB, MiB (largest run)",
 			a: []float64{peak(got.a)}, b: []float64{peak(got.b)}, most: 64})
+	}
+	if w.name == "rsync-delta" {
+		b.report.fact(fact{what: "rsync-delta, literal bytes sent", a: b.literal[b.a], b: b.literal[b.b], want: 1.02})
 	}
 	if w.name == "put-5000" && !b.selfTest {
 		extra := (median(pick(got.a, cpuOf)) - median(pick(got.b, cpuOf))) * 1e6 / smallCount

@@ -14,6 +14,7 @@ type work struct {
 	name     string
 	durable  durability
 	fresh    bool // each run starts on an empty store
+	account  int  // of each side; see vaultd.prepare
 	material bool // needs the client data
 	wantWall float64
 	wantCPU  float64 // 0: nothing is asked
@@ -26,7 +27,9 @@ type work struct {
 
 // works are the timed comparisons in the order of the report. Where the project's table does not say
 // whether the baseline is synced, both readings are judged.
-var works = []work{
+var works = append(sftpWorks, rsyncWorks...)
+
+var sftpWorks = []work{
 	{
 		name: "put-1g", durable: sessionEnd, fresh: true, material: true, wantWall: 0.8, wantCPU: 1.15, unsyncedWant: 0.8,
 		action: func(ctx context.Context, b *bench, s *side) error {
@@ -137,7 +140,7 @@ func (b *bench) compare(ctx context.Context, w work) (both, error) {
 
 // ready starts s on an empty store, sets w up and waits until s rests.
 func (b *bench) ready(ctx context.Context, w work, s *side) error {
-	if err := b.startWarm(ctx, s, 1); err != nil {
+	if err := b.startWarm(ctx, s, w.account+1); err != nil {
 		return err
 	}
 	if w.setup != nil {
