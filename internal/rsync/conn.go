@@ -267,8 +267,9 @@ func (p *paced) Write(b []byte) (n int, err error) {
 // source is the client's stream until the session is over: after stop nothing more is read, and what comes is dropped.
 // A Read that waits for the client then may wait on until the transport closes the channel.
 type source struct {
-	r    io.Reader
-	over atomic.Bool
+	r      io.Reader
+	over   atomic.Bool
+	before func() error // when set, called before the client is waited for
 }
 
 var errOver = errors.New("the session is over")
@@ -278,6 +279,11 @@ func (s *source) stop() { s.over.Store(true) }
 func (s *source) Read(p []byte) (int, error) {
 	if s.over.Load() {
 		return 0, errOver
+	}
+	if s.before != nil {
+		if err := s.before(); err != nil {
+			return 0, err
+		}
 	}
 	n, err := s.r.Read(p)
 	if s.over.Load() {

@@ -117,14 +117,13 @@ func (s *sender) removeSource(number int32) {
 	}
 }
 
-// send answers requests until the client has asked for everything.
+// send answers requests until the client has asked for everything. Answers are gathered while there are requests: the
+// client has them when the next one has to be waited for.
 func (s *sender) send(ctx context.Context) error {
+	s.src.before = s.out.Flush
 	for {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
-		}
-		if err := s.out.Flush(); err != nil {
-			return err
 		}
 		n, err := s.index()
 		if err != nil {
