@@ -113,12 +113,16 @@ func (v *Volume) Open(id journal.ID) (appendonly.Content, error) {
 	return &content{f: os.NewFile(uintptr(fd), id.String()), size: st.Size}, nil
 }
 
-// openContent opens id read-only and without waiting (for the other end of a planted fifo), in
-// staging first: contents only ever move from there to the store.
+// openContent opens id read-only and without waiting (for the other end of a planted fifo). Most contents that are read
+// are in the store; one that is in neither place has moved there between the two looks, or does not exist.
 func (v *Volume) openContent(id journal.ID) (int, error) {
-	fd, err := openat(v.staging, id.String(), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK
+	fd, err := openat(v.store, storeName(id), flags, 0)
 	if err == unix.ENOENT {
-		fd, err = openat(v.store, storeName(id), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		fd, err = openat(v.staging, id.String(), flags, 0)
+	}
+	if err == unix.ENOENT {
+		fd, err = openat(v.store, storeName(id), flags, 0)
 	}
 	return fd, err
 }
