@@ -403,20 +403,22 @@ func (f *FS) OpenDir(path string) (*Dir, error) {
 	}
 	d := &Dir{info: info, list: n.list}
 	if n.list == nil {
-		d.list = func(after string, count int) ([]Info, error) { return f.listDir(n, after, count) }
+		d.list = func(after string, count int) (_ []Info, err error) {
+			d.buf, err = f.listDir(d.buf[:0], n, after, count)
+			return d.buf, err
+		}
 	}
 	return d, nil
 }
 
 // listDir lists a real directory; live, the locks in it come among the others.
-func (f *FS) listDir(n node, after string, count int) ([]Info, error) {
-	entries, err := f.v.idx.List(n.entry.Dir, n.when, after, count)
+func (f *FS) listDir(out []Info, n node, after string, count int) ([]Info, error) {
+	err := f.v.idx.Each(n.entry.Dir, n.when, after, func(name string, e *journal.Entry) bool {
+		out = append(out, infoOf(name, e))
+		return len(out) < count
+	})
 	if err != nil {
 		return nil, err
-	}
-	out := make([]Info, len(entries), len(entries)+1)
-	for i, e := range entries {
-		out[i] = infoOf(e.Name, e.Entry)
 	}
 	if n.when != journal.Now {
 		return out, nil
@@ -450,9 +452,11 @@ type Dir struct {
 	list  func(after string, n int) ([]Info, error)
 	after string
 	done  bool
+	buf   []Info
 }
 
 // Next returns up to n further entries, sorted by name bytes, without "." and ".."; at the end none and io.EOF.
+// The slice is valid until the next call.
 func (d *Dir) Next(n int) ([]Info, error) {
 	if d.done {
 		return nil, io.EOF
@@ -468,6 +472,9 @@ func (d *Dir) Next(n int) ([]Info, error) {
 	d.after = out[len(out)-1].Name
 	return out, nil
 }
+
+// Reuse lets d have the memory of a directory that was read before and is done with.
+func (d *Dir) Reuse(done *Dir) { d.buf, done.buf = done.buf, nil }
 
 // Stat describes the directory itself.
 func (d *Dir) Stat() Info { return d.info }

@@ -165,16 +165,30 @@ func (r *reader) bytes(n uint64) []byte {
 
 func (r *reader) string() string { return string(r.bytes(r.uvarint())) }
 
+// like is string where it is likely to be the same as before: that one is used then.
+func (r *reader) like(before string) string {
+	if b := r.bytes(r.uvarint()); string(b) != before {
+		return string(b)
+	}
+	return before
+}
+
 func (r *reader) time() Time { return Time{sec: r.varint(), nsec: uint32(r.uvarint()), set: true} }
 
 func decodeEntry(b []byte) (*Entry, error) {
+	e := &Entry{}
+	return e, e.decode(b)
+}
+
+// decode makes e what append wrote. Nothing that e referred to before is written to.
+func (e *Entry) decode(b []byte) error {
 	r := &reader{b: b}
 	head := r.bytes(2)
 	if r.bad {
-		return nil, errEntry
+		return errEntry
 	}
 	flags := head[0]
-	e := &Entry{Kind: Kind(head[1]), Fresh: flags&flagFresh != 0, Linked: flags&flagLinked != 0, Managed: flags&flagManaged != 0}
+	*e = Entry{Kind: Kind(head[1]), Fresh: flags&flagFresh != 0, Linked: flags&flagLinked != 0, Managed: flags&flagManaged != 0, Key: e.Key}
 	e.From = Seq(r.uvarint())
 	since := r.varint()
 	e.Since, e.Received = time.Unix(0, since), time.Unix(0, since-r.varint())
@@ -185,7 +199,7 @@ func decodeEntry(b []byte) (*Entry, error) {
 	if flags&flagATime != 0 {
 		e.Meta.ATime = r.time()
 	}
-	e.Key = r.string()
+	e.Key = r.like(e.Key)
 	switch {
 	case e.Kind == KindDir:
 		e.Dir = DirID(r.uvarint())
@@ -212,7 +226,7 @@ func decodeEntry(b []byte) (*Entry, error) {
 		}
 	}
 	if r.bad {
-		return nil, errEntry
+		return errEntry
 	}
-	return e, nil
+	return nil
 }

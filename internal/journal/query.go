@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"io/fs"
@@ -19,27 +20,33 @@ type Named struct {
 // the name after ("" for the first).
 func (x *Index) List(dir DirID, when Seq, after string, n int) ([]Named, error) {
 	var out []Named
-	err := x.t.view(func(v *view) error {
+	err := x.Each(dir, when, after, func(name string, e *Entry) bool {
+		kept := *e
+		out = append(out, Named{name, &kept})
+		return len(out) < n
+	})
+	return out, err
+}
+
+// Each calls f with the entries that List would return, without a bound, until f returns false. The entry is valid until f
+// returns (what it refers to stays valid), and f may not use the index.
+func (x *Index) Each(dir DirID, when Seq, after string, f func(name string, e *Entry) bool) error {
+	return x.t.view(func(v *view) error {
+		if when == Now {
+			return eachLive(v, dir, after, f)
+		}
 		live := &listing{v: v, table: tabLive, dir: dir, when: when}
 		live.seek(after)
-		if when == Now {
-			for len(out) < n && live.cur != nil {
-				out = append(out, Named{live.name, live.cur})
-				live.advance()
-			}
-			return live.err
-		}
 		past := &listing{v: v, table: tabPast, dir: dir, when: when}
 		past.seek(after)
-		for len(out) < n {
+		for {
 			from := live
 			if live.cur == nil || past.cur != nil && past.name < live.name {
 				from = past
 			}
-			if from.cur == nil {
+			if from.cur == nil || !f(from.name, from.cur) {
 				break
 			}
-			out = append(out, Named{from.name, from.cur})
 			from.advance()
 		}
 		if live.err != nil {
@@ -47,7 +54,34 @@ func (x *Index) List(dir DirID, when Seq, after string, n int) ([]Named, error) 
 		}
 		return past.err
 	})
-	return out, err
+}
+
+// eachLive is Each for what is live, without a copy of anything.
+func eachLive(v *view, dir DirID, after string, f func(name string, e *Entry) bool) error {
+	prefix := dirKey(tabLive, dir)
+	var e Entry
+	var err error
+	v.ascend(startKey(tabLive, dir, after), func(k, b []byte) bool {
+		if !bytes.HasPrefix(k, prefix) {
+			return false
+		}
+		err = e.decode(b)
+		return err == nil && f(string(k[len(prefix):]), &e)
+	})
+	return err
+}
+
+// startKey is before the rows of the first name after after.
+func startKey(table byte, dir DirID, after string) []byte {
+	key := dirKey(table, dir)
+	if after == "" {
+		return key
+	}
+	key = append(append(key, after...), 0) // no name contains 0, and a past key's name ends with one
+	if table == tabPast {
+		key[len(key)-1] = 1
+	}
+	return key
 }
 
 // listing walks one directory's rows of one table in batches, giving those that stand at an instant.
@@ -70,13 +104,7 @@ const listBatch = 256
 
 // seek goes to the first name after after.
 func (l *listing) seek(after string) {
-	l.next = dirKey(l.table, l.dir)
-	if after != "" { // no name contains 0, and a past key's name ends with one
-		l.next = append(append(l.next, after...), 0)
-		if l.table == tabPast {
-			l.next[len(l.next)-1] = 1
-		}
-	}
+	l.next = startKey(l.table, l.dir, after)
 	l.advance()
 }
 
@@ -103,7 +131,7 @@ func (l *listing) fill() {
 	skips := 0
 	var skip string // past versions of this name are of no interest
 	l.v.ascend(from, func(k, b []byte) bool {
-		if len(k) < len(prefix) || string(k[:len(prefix)]) != string(prefix) {
+		if !bytes.HasPrefix(k, prefix) {
 			return false
 		}
 		if len(l.batch) == listBatch {
@@ -148,7 +176,7 @@ func (l *listing) take(name string, b []byte) error {
 		return err
 	}
 	e, err := decodeEntry(b)
-	if err == nil && (l.when == Now || !e.Fresh && e.From <= l.when) {
+	if err == nil && !e.Fresh && e.From <= l.when {
 		l.batch = append(l.batch, Named{name, e})
 	}
 	return err

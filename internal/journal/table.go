@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -213,20 +214,18 @@ func (v *view) get(key []byte) []byte {
 // the call only.
 func (v *view) ascend(from []byte, f func(key, value []byte) bool) {
 	its := []iterator{newMemIterator(v.t.mem, from), newMemIterator(v.t.frozen, from), newBoltIterator(v.bucket, from)}
-	for {
+	ended := func(it iterator) bool { return it.key() == nil }
+	for its = slices.DeleteFunc(its, ended); len(its) > 1; its = slices.DeleteFunc(its, ended) {
 		var best []byte
 		for _, it := range its { // newest first: on equal keys the first one wins
-			if k := it.key(); k != nil && (best == nil || bytes.Compare(k, best) < 0) {
+			if k := it.key(); best == nil || bytes.Compare(k, best) < 0 {
 				best = k
 			}
-		}
-		if best == nil {
-			return
 		}
 		var value []byte
 		won := false
 		for _, it := range its {
-			if k := it.key(); k != nil && bytes.Equal(k, best) {
+			if bytes.Equal(it.key(), best) {
 				if !won {
 					value, won = it.value(), true
 				}
@@ -236,6 +235,12 @@ func (v *view) ascend(from []byte, f func(key, value []byte) bool) {
 		if value != nil && !f(best, value) {
 			return
 		}
+	}
+	for len(its) == 1 && !ended(its[0]) {
+		if value := its[0].value(); value != nil && !f(its[0].key(), value) {
+			return
+		}
+		its[0].next()
 	}
 }
 
