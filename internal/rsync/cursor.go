@@ -4,7 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"path"
+	"strings"
 
 	"vaultd/internal/appendonly"
 )
@@ -39,11 +39,11 @@ func (c *cursor) forget() { c.dir, c.open, c.buf = "", nil, nil }
 
 // find returns what stands at p; nil when nothing does. The answer is valid until the next call.
 func (c *cursor) find(p string) (*appendonly.Info, error) {
-	dir, name := path.Split(p)
+	i := strings.LastIndexByte(p, '/') // p is clean
+	dir, name := p[:max(i, 1)], p[i+1:]
 	if name == "" {
 		return c.stat(p)
 	}
-	dir = path.Clean(dir)
 	if c.empty[dir] {
 		return nil, nil
 	}
@@ -54,6 +54,9 @@ func (c *cursor) find(p string) (*appendonly.Info, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if c.open != nil {
+			d.Reuse(c.open)
 		}
 		c.dir, c.open, c.buf, c.last = dir, d, nil, ""
 	} else if name <= c.last { // files come before directories in the list

@@ -221,10 +221,12 @@ func (g *generator) fuzzy(e *flist.Entry, p string) basis {
 			}
 			at := path.Join(path.Dir(p), c.Name)
 			if c.Size == e.Size && g.sameTime(e.MTime, e.NSec, c.MTime.Sec(), c.MTime.Nsec()) {
-				return basis{at, c, basisFuzzy}
+				found := *c
+				return basis{at, &found, basisFuzzy}
 			}
 			if s := likeness(c.Name, e.Base()); s > score {
-				best, score = basis{at, c, basisFuzzy}, s
+				found := *c
+				best, score = basis{at, &found, basisFuzzy}, s
 			}
 		}
 	}

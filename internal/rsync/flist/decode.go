@@ -1,7 +1,9 @@
 package flist
 
 import (
+	"bytes"
 	"path"
+	"slices"
 	"strings"
 
 	"vaultd/internal/rsync/wire"
@@ -73,7 +75,7 @@ func Decode(r *wire.Reader, c *Config) (*List, error) {
 		if end {
 			break
 		}
-		if len(d.l.entries) >= most {
+		if d.l.Len() >= most {
 			return nil, wire.Errorf("a list of more than %d names", most)
 		}
 		if err := d.entry(flags); err != nil {
@@ -133,28 +135,32 @@ func (d *decoder) entry(flags int32) error {
 	if err != nil {
 		return err
 	}
-	e := Entry{group: -1}
-	if e.dir, e.base = d.split(p); e.base == "" {
+	length := len(p)
+	dir, base := d.split(p)
+	if base == "" {
 		return wire.Errorf("an empty name")
 	}
+	number := d.l.grow()
+	e := d.l.entry(number)
+	*e = Entry{group: -1, dir: dir, base: base}
 	if d.c.Proto >= 30 && flags&(xLinked|xLinkFirst) == xLinked {
 		n, err := d.r.Varint()
 		if err != nil {
 			return err
 		}
-		if n < 0 || int(n) >= len(d.l.entries) {
-			return wire.Errorf("a hard link to entry %d of %d", n, len(d.l.entries))
+		if n < 0 || int(n) >= number {
+			return wire.Errorf("a hard link to entry %d of %d", n, number)
 		}
-		return d.again(e, &d.l.entries[n], n)
+		return d.again(e, d.l.entry(int(n)), n)
 	}
-	if err := d.attributes(&e, flags); err != nil {
+	if err := d.attributes(e, flags); err != nil {
 		return err
 	}
 	if e.IsDir() {
-		d.content(&e, flags, len(p))
+		d.content(e, flags, length)
 	}
 	if d.c.HardLinks && flags&xLinked != 0 {
-		if err := d.link(&e, flags); err != nil {
+		if err := d.link(e, flags, int32(number)); err != nil {
 			return err
 		}
 	}
@@ -163,29 +169,26 @@ func (d *decoder) entry(flags int32) error {
 			return err
 		}
 	}
-	return d.add(e)
+	return d.tail(e)
 }
 
-// add reads what stands at the end of every entry.
-func (d *decoder) add(e Entry) error {
+// tail reads what stands at the end of every entry.
+func (d *decoder) tail(e *Entry) error {
 	if d.c.ACLs && !e.IsSymlink() {
-		if err := d.l.acls.read(d.r, &e); err != nil {
+		if err := d.l.acls.read(d.r, e); err != nil {
 			return err
 		}
 	}
 	if d.c.XAttrs {
-		if err := d.l.readSet(d.r, &e); err != nil {
-			return err
-		}
+		return d.l.readSet(d.r, e)
 	}
-	d.l.entries = append(d.l.entries, e)
 	return nil
 }
 
 // again is a further name of first: nothing more is said of it.
-func (d *decoder) again(e Entry, first *Entry, n int32) error {
+func (d *decoder) again(e, first *Entry, n int32) error {
 	dir, base := e.dir, e.base
-	e = *first
+	*e = *first
 	e.dir, e.base = dir, base
 	if e.x != nil {
 		x := *e.x
@@ -202,19 +205,19 @@ func (d *decoder) again(e Entry, first *Entry, n int32) error {
 	if d.c.Devices && e.IsDevice() {
 		d.major, _ = e.RDev()
 	}
-	return d.add(e)
+	return d.tail(e)
 }
 
 // path reads the entry's name, which may begin like the one before.
-func (d *decoder) path(flags int32) (string, error) {
+func (d *decoder) path(flags int32) ([]byte, error) {
 	same := 0
 	if flags&xSameName != 0 {
 		b, err := d.r.Byte()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		if same = int(b); same > len(d.name) {
-			return "", wire.Errorf("a name with %d bytes of one of %d", same, len(d.name))
+			return nil, wire.Errorf("a name with %d bytes of one of %d", same, len(d.name))
 		}
 	}
 	var rest int32
@@ -227,57 +230,88 @@ func (d *decoder) path(flags int32) (string, error) {
 		rest = int32(b)
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if rest < 0 || int(rest) >= maxPath-same {
-		return "", wire.Errorf("a name of %d bytes", int(rest)+same)
+		return nil, wire.Errorf("a name of %d bytes", int(rest)+same)
 	}
-	d.name = append(d.name[:same], make([]byte, rest)...)
+	d.name = slices.Grow(d.name[:same], int(rest))[:same+int(rest)]
 	if err := d.r.Full(d.name[same:]); err != nil {
-		return "", err
+		return nil, err
 	}
-	return d.checked()
+	return d.cleaned()
 }
 
-// checked is the name that was read, if it is one that may be in a list: inside the transfer, without NUL.
-func (d *decoder) checked() (string, error) {
+// plain says whether a name is as it is kept: relative, without empty parts, ".", ".." and NUL.
+func plain(name []byte) bool {
+	start := 0
+	for i := 0; i <= len(name); i++ {
+		if i < len(name) && name[i] != '/' {
+			if name[i] == 0 {
+				return false
+			}
+			continue
+		}
+		switch part := name[start:i]; len(part) {
+		case 0:
+			return false
+		case 1:
+			if part[0] == '.' {
+				return false
+			}
+		case 2:
+			if part[0] == '.' && part[1] == '.' {
+				return false
+			}
+		}
+		start = i + 1
+	}
+	return true
+}
+
+// cleaned is the name that was read as it is kept, if it is one that may be in a list: inside the transfer, without NUL. It
+// is valid until the next name is read.
+func (d *decoder) cleaned() ([]byte, error) {
+	if d.c.Convert == nil && plain(d.name) {
+		return d.name, nil
+	}
 	name := string(d.name)
 	if strings.IndexByte(name, 0) >= 0 {
-		return "", wire.Errorf("a name with a NUL")
+		return nil, wire.Errorf("a name with a NUL")
 	}
 	if d.c.Convert != nil {
 		converted, err := d.c.Convert(name)
 		if err != nil {
-			return "", wire.Errorf("a name that can not be converted: %q", name)
+			return nil, wire.Errorf("a name that can not be converted: %q", name)
 		}
 		name = converted
 	}
 	if strings.HasPrefix(name, "/") && !d.c.Relative {
-		return "", wire.Errorf("an unsafe name: %q", name)
+		return nil, wire.Errorf("an unsafe name: %q", name)
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
-			return "", wire.Errorf("an unsafe name: %q", name)
+			return nil, wire.Errorf("an unsafe name: %q", name)
 		}
 	}
 	if name == "" {
-		return "", wire.Errorf("an empty name")
+		return nil, wire.Errorf("an empty name")
 	}
-	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
+	return []byte(strings.TrimPrefix(path.Clean("/"+name), "/")), nil
 }
 
 // split cuts a name into directory and last part, and keeps both in shared memory.
-func (d *decoder) split(p string) (dir, base string) {
-	if p == "" {
+func (d *decoder) split(p []byte) (dir, base string) {
+	if len(p) == 0 {
 		return "", "."
 	}
-	i := strings.LastIndexByte(p, '/')
+	i := bytes.LastIndexByte(p, '/')
 	if i < 0 {
 		d.dir = ""
 		return "", d.names.keep(p)
 	}
-	if p[:i] != d.dir {
-		d.dir = strings.Clone(p[:i])
+	if string(p[:i]) != d.dir {
+		d.dir = string(p[:i])
 	}
 	return d.dir, d.names.keep(p[i+1:])
 }
@@ -464,8 +498,7 @@ func (d *decoder) content(e *Entry, flags int32, length int) {
 }
 
 // link reads which file the entry is a name of.
-func (d *decoder) link(e *Entry, flags int32) error {
-	here := int32(len(d.l.entries))
+func (d *decoder) link(e *Entry, flags, here int32) error {
 	if d.c.Proto >= 30 {
 		e.group = here
 		return nil
@@ -544,8 +577,8 @@ func (d *decoder) idName(id uint32, names *map[uint32]string) error {
 
 // MapIDs replaces owners and groups.
 func (l *List) MapIDs(user, group func(id uint32, name string) uint32) {
-	for i := range l.entries {
-		e := &l.entries[i]
+	for i := range l.Len() {
+		e := l.entry(i)
 		e.uid = user(e.uid, l.userNames[e.uid])
 		e.gid = group(e.gid, l.groupNames[e.gid])
 	}
@@ -554,12 +587,25 @@ func (l *List) MapIDs(user, group func(id uint32, name string) uint32) {
 // arena keeps short strings in large pieces of memory.
 type arena struct{ b *strings.Builder }
 
-func (a *arena) keep(s string) string {
-	if a.b == nil || a.b.Cap()-a.b.Len() < len(s) {
+// room is where n more bytes fit.
+func (a *arena) room(n int) *strings.Builder {
+	if a.b == nil || a.b.Cap()-a.b.Len() < n {
 		a.b = &strings.Builder{}
-		a.b.Grow(64 << 10)
+		a.b.Grow(max(n, 64<<10))
 	}
-	at := a.b.Len()
-	a.b.WriteString(s)
-	return a.b.String()[at:]
+	return a.b
+}
+
+func (a *arena) keep(s []byte) string {
+	b := a.room(len(s))
+	at := b.Len()
+	b.Write(s)
+	return b.String()[at:]
+}
+
+func (a *arena) keepString(s string) string {
+	b := a.room(len(s))
+	at := b.Len()
+	b.WriteString(s)
+	return b.String()[at:]
 }

@@ -64,7 +64,7 @@ func (b *Builder) Add(it *Item) {
 		name = converted
 	}
 	e := b.entry(it)
-	here := int32(len(b.l.entries))
+	here := int32(b.l.Len())
 	flags := b.flags(it, &e)
 	first := int32(-1)
 	if b.c.HardLinks && it.Links != nil && !e.IsDir() {
@@ -103,7 +103,7 @@ func (b *Builder) Add(it *Item) {
 	if b.c.XAttrs {
 		b.l.writeSet(b.w, &e, it.XAttrs)
 	}
-	b.l.entries = append(b.l.entries, e)
+	*b.l.entry(b.l.grow()) = e
 }
 
 // entry is the item as the list keeps it.
@@ -113,9 +113,9 @@ func (b *Builder) entry(it *Item) Entry {
 		if it.Path[:i] != b.lastDir {
 			b.lastDir = strings.Clone(it.Path[:i])
 		}
-		e.dir, e.base = b.lastDir, b.names.keep(it.Path[i+1:])
+		e.dir, e.base = b.lastDir, b.names.keepString(it.Path[i+1:])
 	} else {
-		e.base = b.names.keep(it.Path)
+		e.base = b.names.keepString(it.Path)
 	}
 	if e.IsSymlink() {
 		e.more().target = it.Target

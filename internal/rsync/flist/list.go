@@ -178,10 +178,10 @@ func (e *Entry) IsTop() bool { return e.flags&(flagTopDir|flagImplied) != 0 }
 type List struct {
 	IOError int32 // what the sender could not read (rsync.h: IOERR_*)
 
-	entries []Entry
-	wire    []int32 // with Config.Unsorted: the number of each entry on the wire; else nil
-	place   []int32 // the reverse
-	live    int
+	chunks [][]Entry // entries in the order of arrival, in pieces: a list that grows is not copied
+	order  []int32   // of both sides: the place in chunks of each entry; nil: as they are
+	place  []int32   // the reverse, with Config.Unsorted: what goes over the wire is the order of arrival; else nil
+	live   int
 
 	userNames, groupNames map[uint32]string
 
@@ -191,13 +191,43 @@ type List struct {
 	xattrID map[string]int32 // when sending
 }
 
+// chunk is how many entries there are in a piece.
+const chunk = 1024
+
+// grow makes room for one more entry at the end, and returns its place.
+func (l *List) grow() int {
+	last := len(l.chunks) - 1
+	if last < 0 || len(l.chunks[last]) == chunk {
+		l.chunks = append(l.chunks, make([]Entry, 0, chunk))
+		last++
+	}
+	l.chunks[last] = l.chunks[last][:len(l.chunks[last])+1]
+	return l.Len() - 1
+}
+
+// entry is the entry at a place in chunks; at is entry i in order.
+func (l *List) entry(place int) *Entry { return &l.chunks[place/chunk][place%chunk] }
+
+func (l *List) at(i int) *Entry {
+	if l.order != nil {
+		i = int(l.order[i])
+	}
+	return l.entry(i)
+}
+
 // Len is one more than the largest number of an entry. Count is how many entries there are.
-func (l *List) Len() int   { return len(l.entries) }
+func (l *List) Len() int {
+	if len(l.chunks) == 0 {
+		return 0
+	}
+	return (len(l.chunks)-1)*chunk + len(l.chunks[len(l.chunks)-1])
+}
+
 func (l *List) Count() int { return l.live }
 
 // At returns entry i in order; nil for one that was dropped.
 func (l *List) At(i int) *Entry {
-	if e := &l.entries[i]; e.flags&(flagDuplicate|flagPruned) == 0 {
+	if e := l.at(i); e.flags&(flagDuplicate|flagPruned) == 0 {
 		return e
 	}
 	return nil
@@ -205,7 +235,7 @@ func (l *List) At(i int) *Entry {
 
 // First returns the first entry; nil when there is none.
 func (l *List) First() *Entry {
-	for i := range l.entries {
+	for i := range l.Len() {
 		if e := l.At(i); e != nil {
 			return e
 		}
@@ -215,15 +245,15 @@ func (l *List) First() *Entry {
 
 // Wire is the number by which the other side knows entry i.
 func (l *List) Wire(i int) int32 {
-	if l.wire == nil {
+	if l.place == nil {
 		return int32(i)
 	}
-	return l.wire[i]
+	return l.order[i]
 }
 
 // FromWire is the reverse of Wire; false for a number that no entry has.
 func (l *List) FromWire(n int32) (int, bool) {
-	if n < 0 || int(n) >= len(l.entries) {
+	if n < 0 || int(n) >= l.Len() {
 		return 0, false
 	}
 	if l.place == nil {
@@ -234,12 +264,12 @@ func (l *List) FromWire(n int32) (int, bool) {
 
 // Children calls yield for the entries directly in directory i.
 func (l *List) Children(i int, yield func(*Entry)) {
-	dir := l.entries[i].Path()
-	if l.entries[i].IsRoot() {
+	dir := l.at(i).Path()
+	if l.at(i).IsRoot() {
 		dir = ""
 	}
-	for j := i + 1; j < len(l.entries); j++ {
-		e := &l.entries[j]
+	for j := i + 1; j < l.Len(); j++ {
+		e := l.at(j)
 		if dir != "" && !below(e.dir, dir) {
 			return
 		}

@@ -116,74 +116,48 @@ func (w *walker) next() (string, bool, bool) {
 // sort puts the entries in order and drops duplicates, which keep their numbers (flist.c: flist_sort_and_clean).
 // receiving: a sender keeps them.
 func (l *List) sort(unsorted, receiving bool) {
-	n := len(l.entries)
-	order := make([]int32, n)
-	for i := range order {
-		order[i] = int32(i)
+	l.order = make([]int32, l.Len())
+	for i := range l.order {
+		l.order[i] = int32(i)
 	}
-	slices.SortStableFunc(order, func(i, j int32) int { return compare(&l.entries[i], &l.entries[j]) })
-	place := make([]int32, n)
-	for to, from := range order {
-		place[from] = int32(to)
-	}
-	l.regroup(place)
+	slices.SortStableFunc(l.order, func(i, j int32) int { return compare(l.entry(int(i)), l.entry(int(j))) })
+	l.regroup()
 	if unsorted {
-		l.wire, l.place = slices.Clone(order), place
+		l.place = make([]int32, len(l.order))
+		for to, from := range l.order {
+			l.place[from] = int32(to)
+		}
 	}
-	permute(l.entries, order)
-	l.live = n
+	l.live = len(l.order)
 	if receiving {
 		l.dropDuplicates()
 	}
 }
 
-// permute puts entries[order[i]] to place i, for all i, in place. order is used up.
-func permute(entries []Entry, order []int32) {
-	for start := range order {
-		if order[start] < 0 {
-			continue
-		}
-		held := entries[start]
-		i := int32(start)
-		for {
-			from := order[i]
-			order[i] = -1
-			if from == int32(start) {
-				entries[i] = held
-				break
-			}
-			entries[i] = entries[from]
-			i = from
-		}
-	}
-}
-
 // regroup turns the groups from arrival numbers of some member to the place of the first one in order.
-func (l *List) regroup(place []int32) {
+func (l *List) regroup() {
 	first := map[int32]int32{}
-	for i := range l.entries {
-		g := l.entries[i].group
-		if g < 0 {
+	for i := range l.order {
+		e := l.at(i)
+		if e.group < 0 {
 			continue
 		}
-		if at, ok := first[g]; !ok || place[i] < at {
-			first[g] = place[i]
+		at, ok := first[e.group]
+		if !ok {
+			at = int32(i)
+			first[e.group] = at
 		}
-	}
-	for i := range l.entries {
-		if g := l.entries[i].group; g >= 0 {
-			l.entries[i].group = first[g]
-		}
+		e.group = at
 	}
 }
 
 // dropDuplicates keeps of each name the directory, or else the first.
 func (l *List) dropDuplicates() {
 	prev := -1
-	for i := range l.entries {
-		e := &l.entries[i]
+	for i := range l.Len() {
+		e := l.at(i)
 		j := -1
-		if prev >= 0 && compare(&l.entries[prev], e) == 0 {
+		if prev >= 0 && compare(l.at(prev), e) == 0 {
 			j = prev
 		} else if e.IsDir() {
 			j = l.findFile(e, i)
@@ -191,12 +165,12 @@ func (l *List) dropDuplicates() {
 		switch {
 		case j < 0:
 			prev = i
-		case e.IsDir() && !l.entries[j].IsDir():
+		case e.IsDir() && !l.at(j).IsDir():
 			l.drop(j, flagDuplicate)
 			prev = i
 		default:
 			if e.IsDir() {
-				k := &l.entries[j]
+				k := l.at(j)
 				k.flags |= e.flags & (flagTopDir | flagContent)
 				if e.flags&flagImplied == 0 {
 					k.flags &^= flagImplied
@@ -208,15 +182,15 @@ func (l *List) dropDuplicates() {
 }
 
 func (l *List) drop(i int, why uint8) {
-	l.entries[i].flags |= why
+	l.at(i).flags |= why
 	l.live--
 }
 
 // findFile returns the entry before end that has e's name and is no directory; -1 when there is none.
 func (l *List) findFile(e *Entry, end int) int {
 	file := Entry{dir: e.dir, base: e.base, Mode: typeRegular}
-	i, found := slices.BinarySearchFunc(l.entries[:end], &file, func(x Entry, f *Entry) int { return compare(&x, f) })
-	if !found || l.entries[i].flags&flagDuplicate != 0 {
+	i, found := slices.BinarySearchFunc(l.order[:end], &file, func(x int32, f *Entry) int { return compare(l.entry(int(x)), f) })
+	if !found || l.at(i).flags&flagDuplicate != 0 {
 		return -1
 	}
 	return i
@@ -235,7 +209,7 @@ func (l *List) PruneEmptyDirs(keep func(dir string) bool) {
 			stack = stack[:len(stack)-1]
 		}
 	}
-	for i := range l.entries {
+	for i := range l.Len() {
 		e := l.At(i)
 		if e == nil || e.IsRoot() {
 			continue
