@@ -77,12 +77,17 @@ func (q *queue) answered(index int) *transfer {
 	return t
 }
 
+// wakeEvery is how many files come before a generator that waits is woken: it has nothing to do for one.
+const wakeEvery = 256
+
 // tell passes an event to the generator.
 func (q *queue) tell(e event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.events = append(q.events, e)
-	q.news.Signal()
+	if e.kind != evDone || len(q.events) >= wakeEvery {
+		q.news.Signal()
+	}
 }
 
 // end says that the receiver has ended.
