@@ -587,7 +587,7 @@ func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
 	if err != nil || effect == Ignore || s.entry == nil {
 		return err
 	}
-	if sameMeta(old, merged) || s.rel == "" {
+	if old.Equal(merged) || s.rel == "" {
 		return nil
 	}
 	if err := v.admit(0, true); err != nil {
@@ -618,13 +618,13 @@ func metaOp(old, merged Meta, s *spot) Op {
 	if oldMode == Unset && s.entry != nil {
 		oldMode = DefaultMode(s.entry.Kind)
 	}
-	onlyMode := sameMeta(old, tighter)
+	onlyMode := old.Equal(tighter)
 	if onlyMode && (merged.Mode == old.Mode || merged.Mode&^oldMode == 0 && oldMode&^merged.Mode&^0o222 == 0) {
 		return OpTighten
 	}
 	rest := merged
 	rest.MTime, rest.ATime = old.MTime, old.ATime
-	if sameMeta(old, rest) {
+	if old.Equal(rest) {
 		if merged.ATime == old.ATime && s.entry != nil && old.MTime.IsZero() && merged.MTime == journal.At(s.entry.Received.Truncate(time.Second)) {
 			return OpTighten // the very time it is shown with
 		}

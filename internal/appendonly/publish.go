@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"time"
 
 	"vaultd/internal/journal"
@@ -71,11 +70,15 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	if have, err := u.staged.Size(); err != nil || have != u.size {
 		return false, errors.Join(err, fmt.Errorf("publish upload: %d bytes are staged, %d were written", have, u.size))
 	}
+	fresh := v.staysFresh(&s)
+	if !fresh {
+		u.staged.SetMeta(journal.KindFile, u.meta)
+	}
 	if err := u.staged.Close(); err != nil { // what has a name has no write descriptor
 		return false, err
 	}
 	u.staged = nil
-	r := u.record(rel, v.staysFresh(&s))
+	r := u.record(rel, fresh)
 	if err := v.place(u.f, r, &s); err != nil {
 		return false, err
 	}
@@ -382,11 +385,6 @@ func metaAt(m journal.Meta, received time.Time) journal.Meta {
 		m.MTime = journal.At(received)
 	}
 	return m
-}
-
-func sameMeta(a, b journal.Meta) bool {
-	return a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.MTime == b.MTime && a.ATime == b.ATime &&
-		a.RDev == b.RDev && maps.EqualFunc(a.XAttrs, b.XAttrs, func(x, y []byte) bool { return string(x) == string(y) })
 }
 
 // The bounds of what a client may say of one entry.

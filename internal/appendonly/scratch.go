@@ -252,6 +252,8 @@ func (c *lockContent) Size() (int64, error) {
 	return int64(len(c.data)), nil
 }
 
+func (c *lockContent) SetMeta(journal.Kind, Meta) {}
+
 func (c *lockContent) Close() error { return nil }
 
 // lockReader is a lock opened for reading.

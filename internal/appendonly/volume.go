@@ -97,6 +97,9 @@ type Staged interface {
 	// CopyFrom copies n bytes at srcOff of src to dstOff here, sharing blocks where the file system can.
 	CopyFrom(src Content, srcOff, dstOff, n int64) error
 	Size() (int64, error)
+	// SetMeta is what Seal does with m, ahead of it while the file is open: a Seal with the same has less to do.
+	// It is best effort.
+	SetMeta(kind journal.Kind, m journal.Meta)
 	// Close ends this handle; the content stays staged.
 	Close() error
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -127,6 +128,12 @@ type Meta struct {
 
 // NoMeta is a Meta with nothing set.
 func NoMeta() Meta { return Meta{Mode: Unset, UID: Unset, GID: Unset} }
+
+// Equal reports whether a and b are the same.
+func (a Meta) Equal(b Meta) bool {
+	return a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.MTime == b.MTime && a.ATime == b.ATime &&
+		a.RDev == b.RDev && maps.EqualFunc(a.XAttrs, b.XAttrs, func(x, y []byte) bool { return string(x) == string(y) })
+}
 
 // Time is a client's time stamp: seconds since 1970 (any 64-bit value; rsync's exceed
 // time.Time's formats) and nanoseconds, or unset, which is the zero value and not 1970.

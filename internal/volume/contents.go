@@ -41,7 +41,7 @@ func (v *Volume) openStaged(op string, id journal.ID, flags int) (appendonly.Sta
 	fd, err := openat(v.staging, id.String(), unix.O_RDWR|flags, fileMode)
 	if err == nil {
 		if flags&unix.O_CREAT != 0 {
-			err = unix.Fchmod(fd, fileMode) // the umask and default ACLs have no say
+			err = setMode(fd, fileMode)
 		} else {
 			var st unix.Stat_t
 			if st, err = statRegular(fd); err == nil && st.Nlink != 1 {
@@ -57,6 +57,16 @@ func (v *Volume) openStaged(op string, id journal.ID, flags int) (appendonly.Sta
 		return nil, fail(op, id.String(), err)
 	}
 	return &staged{v: v, id: id, f: os.NewFile(uintptr(fd), id.String())}, nil
+}
+
+// setMode sets the mode of a file that was just made with it: the umask and default ACLs have no say. Asking whether they
+// had is cheaper than changing the inode again.
+func setMode(fd int, mode uint32) error {
+	st, err := statRegular(fd)
+	if err != nil || st.Mode&0o7777 == mode {
+		return err
+	}
+	return unix.Fchmod(fd, mode)
 }
 
 // errNotRegular is found where somebody else than vaultd wrote to the dataset.
@@ -171,7 +181,7 @@ var errWriters = errors.New("internal error: content is still open for writing")
 
 // Seal moves a content that the caller has synced into the store:
 //
-//	utimensat(staging, id); with metadata: openat, fsetxattr…, close;
+//	unless SetMeta did it: utimensat(staging, id); with metadata: openat, fsetxattr…, close;
 //	renameat2(staging, id, store, xx/id, RENAME_NOREPLACE); on ENOENT mkdirat(store, xx), and again
 //
 // What is sealed already only gets its times and attributes once more, in place and without being opened
@@ -187,6 +197,8 @@ func (v *Volume) Seal(id journal.ID, kind journal.Kind, m journal.Meta) error {
 	if n == 0 {
 		v.writers[id] = sealing
 	}
+	had, dressed := v.dressed[id]
+	delete(v.dressed, id)
 	v.mu.Unlock()
 	if n > 0 {
 		return fail("seal", id.String(), errWriters)
@@ -198,16 +210,20 @@ func (v *Volume) Seal(id journal.ID, kind journal.Kind, m journal.Meta) error {
 			v.mu.Unlock()
 		}()
 	}
-	return fail("seal", id.String(), v.seal(id, kind, m))
+	var err error
+	if !had.whole || had.kind != kind || !had.meta.Equal(m) {
+		err = v.dress(v.staging, id.String(), kind, m, !dressed)
+	}
+	return fail("seal", id.String(), v.seal(id, kind, m, err))
 }
 
-func (v *Volume) seal(id journal.ID, kind journal.Kind, m journal.Meta) error {
-	err := v.dress(v.staging, id.String(), kind, m)
+// seal moves a content that was dressed in staging, where err is how that went.
+func (v *Volume) seal(id journal.ID, kind journal.Kind, m journal.Meta, err error) error {
 	if err == nil {
 		err = v.moveNew(v.staging, id.String(), v.store, storeName(id))
 	}
 	if err == unix.ENOENT { // sealed already, or its shard is missing, or there is no such content
-		if err = v.dress(v.store, storeName(id), kind, m); err != unix.ENOENT {
+		if err = v.dress(v.store, storeName(id), kind, m, false); err != unix.ENOENT {
 			return err
 		}
 		if err = v.makeShard(id.Shard()); err == nil {
@@ -252,6 +268,9 @@ func (v *Volume) Discard(id journal.ID) error {
 		return fail("discard", id.String(), err)
 	}
 	defer v.leave()
+	v.mu.Lock()
+	delete(v.dressed, id)
+	v.mu.Unlock()
 	err := retry(func() error { return unix.Unlinkat(v.staging, id.String(), 0) })
 	if err == unix.ENOENT {
 		err = nil

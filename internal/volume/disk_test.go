@@ -365,29 +365,38 @@ func TestFakeSuper(t *testing.T) {
 			map[string]string{"user.mine": "1", "user.rsync.trusted.t": "2", "user.rsync.%stat": "",
 				"user.rsync.%aacl": raclFixed + "\xe8\x03\x00\x00\x07\x00\x00\x80", "user.rsync.%dacl": ""}},
 	} {
-		id := volumetest.PutContent(t, v, nil)
 		c.meta.MTime = journal.Unix(1e9, 5000)
-		must(t, v.Seal(id, c.kind, c.meta))
-		p := filepath.Join(dir, "store", id.Shard(), id.String())
-		st, err := os.Stat(p)
-		must(t, err)
-		if st.ModTime().UnixNano() != 1e18+5000 {
-			t.Errorf("%s: mtime %v", c.name, st.ModTime())
-		}
-		buf := make([]byte, 200)
-		for name, want := range c.want {
-			n, err := syscall.Getxattr(p, name, buf)
-			if err == syscall.ENOTSUP {
-				t.Logf("%s: no extended attributes here; sealed without", c.name)
-				break
+		odd := journal.Meta{Mode: 0o600, UID: 7, GID: 7, MTime: journal.Unix(5, 5), XAttrs: map[string][]byte{"user.odd": {1}}}
+		for _, ahead := range []*journal.Meta{nil, &c.meta, &odd} { // what SetMeta was given before
+			id := journal.NewID()
+			s, err := v.Stage(id)
+			must(t, err)
+			if ahead != nil {
+				s.SetMeta(c.kind, *ahead)
 			}
-			if got := string(buf[:max(n, 0)]); got != want || (err == nil) != (want != "") {
-				t.Errorf("%s: %s is %q, %v, want %q", c.name, name, got, err, want)
+			must(t, errors.Join(s.Close(), v.Seal(id, c.kind, c.meta)))
+			p := filepath.Join(dir, "store", id.Shard(), id.String())
+			st, err := os.Stat(p)
+			must(t, err)
+			if st.ModTime().UnixNano() != 1e18+5000 || st.Mode().Perm() != 0o640 {
+				t.Errorf("%s: mtime %v, mode %v", c.name, st.ModTime(), st.Mode())
 			}
-		}
-		must(t, v.Seal(id, journal.KindFile, journal.NoMeta())) // again, plain: the first's attributes go
-		if n, err := syscall.Listxattr(p, buf); err != syscall.ENOTSUP && strings.Contains(string(buf[:max(n, 0)]), "user.") {
-			t.Errorf("%s: left %q, %v", c.name, buf[:n], err)
+			c.want["user.odd"] = ""
+			buf := make([]byte, 200)
+			for name, want := range c.want {
+				n, err := syscall.Getxattr(p, name, buf)
+				if err == syscall.ENOTSUP {
+					t.Logf("%s: no extended attributes here; sealed without", c.name)
+					break
+				}
+				if got := string(buf[:max(n, 0)]); got != want || (err == nil) != (want != "") {
+					t.Errorf("%s: %s is %q, %v, want %q", c.name, name, got, err, want)
+				}
+			}
+			must(t, v.Seal(id, journal.KindFile, journal.NoMeta())) // again, plain: the first's attributes go
+			if n, err := syscall.Listxattr(p, buf); err != syscall.ENOTSUP && strings.Contains(string(buf[:max(n, 0)]), "user.") {
+				t.Errorf("%s: left %q, %v", c.name, buf[:n], err)
+			}
 		}
 	}
 }

@@ -19,30 +19,59 @@ const (
 	defaultMode = 0o644
 )
 
+// dress is what a staged content was given ahead of Seal.
+type dress struct {
+	kind  journal.Kind
+	meta  journal.Meta
+	whole bool // all of it
+}
+
 // dress gives the content at/name the times, owner, mode, device number and attributes of m as far as
 // this user and file system can: times on the file itself, the rest as rsync --fake-super keeps it.
 // Nothing is written for a plain 0644 file without owner. A file system without extended attributes,
-// without room for these, or that dislikes one of them is no error: the journal has them all.
-func (v *Volume) dress(at int, name string, kind journal.Kind, m journal.Meta) error {
-	if !m.MTime.IsZero() || !m.ATime.IsZero() {
-		ts := []unix.Timespec{timespec(m.ATime), timespec(m.MTime)}
-		err := retry(func() error { return unix.UtimesNanoAt(at, name, ts, unix.AT_SYMLINK_NOFOLLOW) })
-		if err != nil && err != unix.EINVAL && err != unix.EOVERFLOW { // beyond the file system's clock
-			return err
-		}
+// without room for these, or that dislikes one of them is no error: the journal has them all. bare says
+// that the content was never dressed.
+func (v *Volume) dress(at int, name string, kind journal.Kind, m journal.Meta, bare bool) error {
+	if err := setTimes(at, name, unix.AT_SYMLINK_NOFOLLOW, m); err != nil {
+		return err
 	}
 	attrs := fakeSuper(kind, m)
-	if len(attrs) == 0 && at == v.staging {
-		return nil // what is staged has no attributes yet
+	if len(attrs) == 0 && bare {
+		return nil
 	}
 	fd, err := openat(at, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if at != v.staging {
+	if !bare {
 		removeXattrs(fd, attrs)
 	}
+	return setXattrs(fd, attrs)
+}
+
+// dressFile is dress for a bare content that is open.
+func dressFile(fd int, kind journal.Kind, m journal.Meta) error {
+	if err := setTimes(fd, "", unix.AT_EMPTY_PATH, m); err != nil {
+		return err
+	}
+	return setXattrs(fd, fakeSuper(kind, m))
+}
+
+// setTimes sets the times of m that are set, as far as the file system's clock reaches.
+func setTimes(at int, name string, flags int, m journal.Meta) error {
+	if m.MTime.IsZero() && m.ATime.IsZero() {
+		return nil
+	}
+	ts := []unix.Timespec{timespec(m.ATime), timespec(m.MTime)}
+	err := retry(func() error { return unix.UtimesNanoAt(at, name, ts, flags) })
+	if name != "" && (err == unix.EINVAL || err == unix.EOVERFLOW) {
+		return nil
+	}
+	return err
+}
+
+func setXattrs(fd int, attrs map[string][]byte) error {
 	for k, val := range attrs {
 		err := retry(func() error { return unix.Fsetxattr(fd, k, val, 0) })
 		if err == unix.EIO || err == unix.EROFS {

@@ -78,6 +78,18 @@ func (s *staged) Size() (int64, error) {
 	return st.Size(), nil
 }
 
+// SetMeta applies m by the open descriptor and notes that it did.
+func (s *staged) SetMeta(kind journal.Kind, m journal.Meta) {
+	conn, err := s.f.SyscallConn()
+	if err == nil {
+		outer := conn.Control(func(fd uintptr) { err = dressFile(int(fd), kind, m) })
+		err = cmp.Or(outer, err)
+	}
+	s.v.mu.Lock()
+	defer s.v.mu.Unlock()
+	s.v.dressed[s.id] = dress{kind, m, err == nil}
+}
+
 func (s *staged) Close() error {
 	err := s.f.Close()
 	if s.closed.CompareAndSwap(false, true) {

@@ -85,6 +85,7 @@ type Volume struct {
 
 	mu      sync.Mutex           // guards what follows; a leaf: no system call is made under it
 	writers map[journal.ID]int   // open Staged handles; a content that has one can not be sealed
+	dressed map[journal.ID]dress // staged contents with SetMeta behind them
 	notes   map[noteKey]struct{} // put or removed since the last Sync
 	tmp     uint64               // numbers temporary names
 }
@@ -192,7 +193,7 @@ func Open(dir string) (*Volume, error) {
 
 func open(dir string) (_ *Volume, err error) {
 	v := &Volume{path: dir, dir: -1, store: -1, files: -1, staging: -1, scratch: -1, journal: -1,
-		writers: make(map[journal.ID]int), notes: make(map[noteKey]struct{})}
+		writers: make(map[journal.ID]int), dressed: make(map[journal.ID]dress), notes: make(map[noteKey]struct{})}
 	defer func() {
 		if err != nil {
 			v.Close()

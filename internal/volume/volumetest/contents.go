@@ -229,6 +229,9 @@ func (s *staged) Size() (int64, error) {
 	return size, err
 }
 
+// SetMeta does nothing: Memory has no attributes.
+func (s *staged) SetMeta(journal.Kind, journal.Meta) {}
+
 func (s *staged) Close() error {
 	return s.m.do("CloseStaged", s.id.String(), func() error {
 		if s.closed {
