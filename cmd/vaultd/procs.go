@@ -37,7 +37,7 @@ func tuneCollector() {
 // Measured in cores over the last interval: above 80 % of what it has it gets twice as many, below 35 %
 // half. Stopping the world for that takes microseconds.
 func governProcs(ctx context.Context, most int) error {
-	const busy, idle = 50 * time.Millisecond, time.Second
+	const busy, idle = 50 * time.Millisecond, 200 * time.Millisecond
 	procs := 1
 	runtime.GOMAXPROCS(procs)
 	defer runtime.GOMAXPROCS(most)
@@ -62,7 +62,7 @@ func governProcs(ctx context.Context, most int) error {
 		}
 		wait = busy
 		if cores < 0.02 {
-			wait = idle // nobody is there: do not keep the machine awake
+			wait = idle // nobody is there: a look costs a timer and a system call
 		}
 	}
 }

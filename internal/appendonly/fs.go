@@ -106,7 +106,7 @@ func (f *FS) Close(ctx context.Context) error {
 	if !wrote {
 		return nil
 	}
-	err := f.v.Barrier(ctx)
+	err := f.v.stabilize(ctx)
 	if err == nil && changed && f.v.cfg.PushEnded != nil {
 		f.v.cfg.PushEnded()
 	}
@@ -125,7 +125,7 @@ func (f *FS) Barrier(ctx context.Context) error {
 		}
 	}
 	f.v.mu.Unlock()
-	return f.v.Barrier(ctx)
+	return f.v.stabilize(ctx)
 }
 
 // started notes an upload of this session; ended forgets it.

@@ -377,7 +377,7 @@ func (u *Upload) Close() error {
 		return err
 	}
 	if u.v.Policy().SyncClose && !u.locks {
-		return u.v.Barrier(u.v.ctx)
+		return u.v.stabilize(u.v.ctx)
 	}
 	return nil
 }

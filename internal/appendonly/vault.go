@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -52,7 +53,7 @@ type Config struct {
 // tree in the volume is changed before the record is written, because the kernel's refusal (a taken
 // name) must come first; a crash between the two is mended by reconcile.
 //
-// Lock order: naming, Upload.mu, barrierMu, mu, then the locks of FS, journal and volume. No lock is held while
+// Lock order: naming, Upload.mu, barrierMu or settleMu, mu, then the locks of FS, journal and volume. No lock is held while
 // a client is waited for.
 type Vault struct {
 	cfg Config
@@ -64,12 +65,16 @@ type Vault struct {
 	barrierMu sync.Mutex  // one barrier at a time; taken before mu
 	stable    journal.Seq // guarded by barrierMu: covered by a barrier
 
+	settleMu sync.Mutex    // one settle at a time; taken before mu
+	wake     chan struct{} // the keeper is to settle
+
 	mu            sync.Mutex // serializes every change of names; guards what follows
 	policy        Policy
 	uploads       map[journal.Loc][]*Upload // open and interrupted ones, oldest first
 	unsynced      map[journal.ID]struct{}   // contents with bytes that no Sync has covered
 	unsealed      map[journal.ID]sealing    // published contents that are still in staging
 	discards      []journal.ID              // staged contents that no record names any more
+	due           work                      // what settle has to do: barriers cover it
 	repeated      map[journal.Loc]repeat    // sealed names whose content a key has just put again
 	renamed       map[journal.Loc]rename    // renames that a client may try again after a lost reply
 	scratch       map[journal.Loc]*lockFile
@@ -127,7 +132,7 @@ func Open(cfg Config) (*Vault, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	v := &Vault{cfg: cfg, vol: cfg.Volume, policy: cfg.Policy,
-		uploads: map[journal.Loc][]*Upload{}, unsynced: map[journal.ID]struct{}{}, unsealed: map[journal.ID]sealing{},
+		uploads: map[journal.Loc][]*Upload{}, unsynced: map[journal.ID]struct{}{}, unsealed: map[journal.ID]sealing{}, due: work{ready: map[journal.ID]sealing{}}, wake: make(chan struct{}, 1),
 		repeated: map[journal.Loc]repeat{}, renamed: map[journal.Loc]rename{}, scratch: map[journal.Loc]*lockFile{}}
 	v.ctx, v.stop = context.WithCancel(context.Background())
 	tail, err := v.openJournal()
@@ -204,6 +209,7 @@ func (v *Vault) Close() error {
 	err := v.Err()
 	if err == nil {
 		err = v.closeSegment(nil)
+		v.settle()
 	}
 	v.done.Wait()
 	if err == nil {
@@ -324,6 +330,13 @@ func (v *Vault) commit(r *journal.Record, at, to journal.Loc) error {
 // bytes first, then the records and the barrier record, then the journal. Calls that wait together
 // share one barrier.
 func (v *Vault) Barrier(ctx context.Context) error {
+	err := v.stabilize(ctx)
+	v.settle()
+	return err
+}
+
+// stabilize is Barrier without what can be done after the answer: the keeper settles.
+func (v *Vault) stabilize(ctx context.Context) error {
 	v.mu.Lock()
 	want, dirty := journal.Seq(v.head.Load()), len(v.unsynced) > 0
 	v.mu.Unlock()
@@ -385,9 +398,21 @@ func (v *Vault) barrier() error {
 		}
 		v.flush(frozen)
 	}
-	v.stable = w.covers
-	v.settle(w)
+	v.covers(w)
 	return nil
+}
+
+// covers notes that w is stable. barrierMu is held.
+func (v *Vault) covers(w work) {
+	v.stable = w.covers
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	maps.Copy(v.due.ready, w.ready)
+	v.due.discards = append(v.due.discards, w.discards...)
+	select {
+	case v.wake <- struct{}{}:
+	default: // the keeper is on its way
+	}
 }
 
 func (v *Vault) syncContents(ids []journal.ID) error {
@@ -461,8 +486,7 @@ func (v *Vault) closeSegment(r *journal.Record) error {
 		return err
 	}
 	v.flush(frozen)
-	v.stable = w.covers
-	v.settle(w)
+	v.covers(w)
 	return nil
 }
 
@@ -475,21 +499,42 @@ func (v *Vault) freezeDue() bool {
 	return v.idx.Pending() >= flushPending || v.cfg.Now().Sub(v.flushed).Abs() >= flushEvery
 }
 
-// settle moves published contents into the store and drops staged ones that nothing names any more.
-// The barrier just made covers both.
-func (v *Vault) settle(w work) {
-	for id, s := range w.ready {
+// settle moves published contents into the store and drops staged ones that nothing names any more, as far as barriers
+// cover them. No answer to a client waits for it.
+func (v *Vault) settle() {
+	v.settleMu.Lock()
+	defer v.settleMu.Unlock()
+	v.mu.Lock()
+	ready, discards := v.due.ready, v.due.discards
+	v.due = work{ready: map[journal.ID]sealing{}}
+	maps.DeleteFunc(ready, func(id journal.ID, _ sealing) bool { // sealed since the barrier saw it
+		_, waits := v.unsealed[id]
+		return !waits
+	})
+	v.mu.Unlock()
+	const batch = 256 // how often mu is taken: those who publish wait for it
+	moved := make([]journal.ID, 0, batch)
+	note := func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		for _, id := range moved {
+			if now, ok := v.unsealed[id]; ok && now.meta.Equal(ready[id].meta) {
+				delete(v.unsealed, id) // else its attributes changed meanwhile: once more
+			}
+		}
+		moved = moved[:0]
+	}
+	for id, s := range ready {
 		if err := v.vol.Seal(id, s.kind, s.meta); err != nil {
 			v.cfg.Log.Error("seal content", "id", id.String(), "error", err.Error())
 			continue // it stays readable in staging, and is tried again at the next barrier
 		}
-		v.mu.Lock()
-		if now, ok := v.unsealed[id]; ok && sameMeta(now.meta, s.meta) {
-			delete(v.unsealed, id) // else its attributes changed meanwhile: once more
+		if moved = append(moved, id); len(moved) == batch {
+			note()
 		}
-		v.mu.Unlock()
 	}
-	for _, id := range w.discards {
+	note()
+	for _, id := range discards {
 		if err := v.vol.Discard(id); err != nil {
 			v.cfg.Log.Error("drop staged content", "id", id.String(), "error", err.Error())
 		}
@@ -505,6 +550,8 @@ func (v *Vault) keep() {
 		select {
 		case <-v.ctx.Done():
 			return
+		case <-v.wake:
+			v.settle()
 		case <-tick.C:
 			v.tick()
 		}
@@ -526,6 +573,7 @@ func (v *Vault) tick() {
 	err := v.Barrier(v.ctx)
 	if err == nil && old {
 		err = v.closeSegment(nil)
+		v.settle()
 	}
 	if err != nil && v.ctx.Err() == nil && !errors.Is(err, ErrReadOnly) {
 		v.cfg.Log.Error("barrier", "error", err.Error())
