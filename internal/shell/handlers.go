@@ -21,12 +21,25 @@ type command struct {
 	json bool // takes --json
 }
 
-var commands = map[string]command{
-	"help": {run: help}, "version": {run: version}, "quota": {quota, true}, "df": {df, true}, "versions": {versions, true},
-	"snapshots": {snapshots, true}, "true": {run: succeed}, "pwd": {run: pwd}, "echo": {run: echo},
-	"md5sum": {run: sums("md5")}, "sha1sum": {run: sums("sha1")}, "sha256sum": {run: sums("sha256")}, "sha512sum": {run: sums("sha512")},
-	"b3sum": {run: sums("blake3")}, "xxh128sum": {run: sums("xxh128")}, "crc32": {run: crc32Perl}, "xxhsum": {run: xxhsum},
-	"md5": {run: digests("md5")}, "sha1": {run: digests("sha1")}, "sha256": {run: digests("sha256")}, "rclone": {run: rclone},
+// commands is filled by init: which and the line's runner look into it.
+var commands map[string]command
+
+func init() {
+	commands = map[string]command{
+		"help": {run: help}, "version": {run: version}, "quota": {quota, true}, "df": {df, true}, "versions": {versions, true}, "snapshots": {snapshots, true},
+
+		"md5sum": {run: sums("md5")}, "sha1sum": {run: sums("sha1")}, "sha256sum": {run: sums("sha256")}, "sha512sum": {run: sums("sha512")},
+		"b3sum": {run: sums("blake3")}, "xxh128sum": {run: sums("xxh128")}, "crc32": {run: crc32Perl}, "xxhsum": {run: xxhsum},
+		"md5": {run: digests("md5")}, "sha1": {run: digests("sha1")}, "sha256": {run: digests("sha256")}, "rclone": {run: rclone},
+
+		"mkdir": {run: mkdir}, "rmdir": {run: rmdir}, "rm": {run: rm}, "unlink": {run: rm}, "mv": {run: mv}, "ln": {run: ln}, "cp": {run: cp}, "touch": {run: touch}, "chmod": {run: chmod},
+		"ls": {run: ls}, "find": {run: find}, "stat": {run: stat}, "du": {run: du}, "readlink": {run: readlink}, "realpath": {run: readlink}, "test": {run: test}, "[": {run: test},
+		"cat": {run: cat}, "head": {run: head}, "tail": {run: tail}, "wc": {run: wc}, "sort": {run: sortLines}, "grep": {run: grep}, "tee": {run: tee}, "dd": {run: dd},
+
+		"true": {run: succeed}, ":": {run: succeed}, "sync": {run: syncAll}, "false": {run: fail}, "exit": {run: exit}, "cd": {run: cd}, "pwd": {run: pwd}, "echo": {run: echo}, "printf": {run: printf},
+		"basename": {run: basename}, "dirname": {run: basename}, "date": {run: date},
+		"uname": {run: uname}, "hostname": {run: hostname}, "whoami": {run: whoami}, "id": {run: id}, "which": {run: which}, "type": {run: which}, "command": {run: which},
+	}
 }
 
 const helpText = `This is a backup vault: it takes files by SFTP, and what it took stays readable, whatever a client does.
@@ -39,7 +52,11 @@ const helpText = `This is a backup vault: it takes files by SFTP, and what it to
   snapshots [--json]      named states of the vault
   md5sum sha1sum sha256sum sha512sum b3sum crc32 xxh128sum PATH...
                           checksums, computed here
-  true, pwd, echo         for tools that look for a shell
+  ls find stat du df test cat head tail wc sort grep readlink
+  mkdir rmdir rm mv ln cp touch chmod tee dd
+                          as far as this vault lets its names change; ; && || | > >> < work
+  cd pwd echo printf date uname id ...
+                          for scripts and for tools that look for a shell
 
 The past is readable by every client: /.vault/at/2d/PATH is PATH as it was two days ago (a date or RFC 3339
 works too), /.vault/snapshots/NAME/PATH as it was in a snapshot, /.vault/versions/PATH/ lists its versions.
@@ -58,13 +75,20 @@ func version(_ context.Context, c *call) error {
 func succeed(context.Context, *call) error { return nil }
 
 func pwd(_ context.Context, c *call) error {
-	fmt.Fprintln(c.out, "/")
+	fmt.Fprintln(c.out, c.run.dir)
 	return nil
 }
 
+// syncAll is a barrier: when it has answered, everything before it is on stable storage.
+func syncAll(ctx context.Context, c *call) error { return c.FS.Barrier(ctx) }
+
 func echo(_ context.Context, c *call) error {
-	fmt.Fprintln(c.out, strings.Join(c.args, " "))
-	return nil
+	args, end := c.args, "\n"
+	if len(args) > 0 && args[0] == "-n" {
+		args, end = args[1:], ""
+	}
+	_, err := c.out.WriteString(strings.Join(args, " ") + end)
+	return err
 }
 
 // writeJSON writes v with its schema as the first member.
@@ -131,19 +155,17 @@ func percent(n, of int64) string {
 
 // df is POSIX's df -P -k, which rclone reads (sftp.go: parseUsage), or with -h for people.
 func df(_ context.Context, c *call) error {
-	const usage = "df [-k|-h|-P] [--json] [PATH]"
-	human, path := false, "/"
-	paths, err := operands(c.args, []string{"-k", "-P", "-h", "-Pk", "-kP"})
-	if err != nil || len(paths) > 1 {
+	const usage = "df [-k|-h|-P|-T] [--json] [PATH]"
+	path := "/"
+	opt, paths, ok := c.options("kPhTaB:", map[string]byte{"human-readable": 'h', "print-type": 'T', "portability": 'P', "block-size": 'B'})
+	if !ok || len(paths) > 1 || opt['B'] != "" && opt['B'] != "1" && opt['B'] != "1K" {
 		return c.misused(usage)
 	}
-	for _, a := range c.args {
-		human = human || a == "-h"
-	}
+	human := has(opt, "h")
 	if len(paths) == 1 {
 		path = paths[0]
 	}
-	if _, err := c.FS.StatFollow(path); err != nil {
+	if _, err := c.FS.StatFollow(c.path(path)); err != nil {
 		return c.failed(path, err)
 	}
 	s, err := c.FS.Statfs()
@@ -169,9 +191,16 @@ func df(_ context.Context, c *call) error {
 	if s.Total > 0 {
 		capacity = uint64(float64(used)/float64(s.Total)*100 + 0.999)
 	}
+	if opt['B'] == "1" {
+		unit, show = "1B-blocks", func(n uint64) string { return fmt.Sprint(n) }
+	}
+	kind, head := "", ""
+	if has(opt, "T") {
+		kind, head = "\tvault", "\tType"
+	}
 	w := tabwriter.NewWriter(c.out, 0, 0, 1, ' ', 0)
-	fmt.Fprintf(w, "Filesystem\t%s\tUsed\tAvailable\tCapacity\tMounted on\n", unit)
-	fmt.Fprintf(w, "vault\t%s\t%s\t%s\t%d%%\t/\n", show(s.Total), show(used), show(s.Free), capacity)
+	fmt.Fprintf(w, "Filesystem%s\t%s\tUsed\tAvailable\tCapacity\tMounted on\n", head, unit)
+	fmt.Fprintf(w, "vault%s\t%s\t%s\t%s\t%d%%\t/\n", kind, show(s.Total), show(used), show(s.Free), capacity)
 	return w.Flush()
 }
 
@@ -196,7 +225,7 @@ func versions(_ context.Context, c *call) error {
 		return c.misused("versions PATH [--json]")
 	}
 	path := c.args[0]
-	list, err := c.FS.Versions(path)
+	list, err := c.FS.Versions(c.path(path))
 	if err != nil {
 		return c.failed(path, err)
 	}

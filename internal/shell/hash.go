@@ -60,7 +60,7 @@ func bsdReverse(w io.Writer, _, sum, name string) {
 		fmt.Fprintf(w, "%s\n", sum)
 		return
 	}
-	fmt.Fprintf(w, "%s %s\n", sum, lines.Replace(name))
+	fmt.Fprintf(w, "%s %s\n", sum, oneLine.Replace(name))
 }
 
 // bsd is "MD5 (name) = sum", and the sum alone for standard input.
@@ -69,11 +69,11 @@ func bsd(w io.Writer, algorithm, sum, name string) {
 		fmt.Fprintf(w, "%s\n", sum)
 		return
 	}
-	fmt.Fprintf(w, "%s (%s) = %s\n", strings.ToUpper(algorithm), lines.Replace(name), sum)
+	fmt.Fprintf(w, "%s (%s) = %s\n", strings.ToUpper(algorithm), oneLine.Replace(name), sum)
 }
 
-// lines keeps a name with line breaks on its line, where a format has no escape of its own.
-var lines = strings.NewReplacer("\n", `\n`, "\r", `\r`)
+// oneLine keeps a name with line breaks on its line, where a format has no escape of its own.
+var oneLine = strings.NewReplacer("\n", `\n`, "\r", `\r`)
 
 const stdinName = "-"
 
@@ -102,7 +102,7 @@ func crc32Perl(ctx context.Context, c *call) error {
 	several := len(c.args) > 1
 	return c.hash(ctx, "crc32", func(w io.Writer, _, sum, name string) {
 		if several {
-			sum += "\t" + lines.Replace(name)
+			sum += "\t" + oneLine.Replace(name)
 		}
 		fmt.Fprintf(w, "%s\n", sum)
 	}, "crc32 [PATH]...")
@@ -152,7 +152,7 @@ func (c *call) hash(ctx context.Context, algorithm string, f format, usage strin
 		if p == stdinName {
 			err = c.hashStdin(ctx, h)
 		} else {
-			err = c.FS.Hash(p, whileNotDone{ctx, h})
+			err = c.FS.Hash(c.path(p), whileNotDone{ctx, h})
 		}
 		if err == nil {
 			f(c.out, algorithm, hex.EncodeToString(h.Sum(nil)), p)
@@ -196,17 +196,33 @@ func operands(args, ignored []string) ([]string, error) {
 	return paths, nil
 }
 
-// hashStdin reads standard input to its end, at most MaxStdin bytes. The end of ctx closes it, where
-// it can be closed: nobody else would wake a read from a client that sends nothing.
+// hashStdin reads standard input to its end, at most MaxStdin bytes.
 func (c *call) hashStdin(ctx context.Context, h io.Writer) error {
-	if in, ok := c.Stdin.(io.Closer); ok {
-		defer context.AfterFunc(ctx, func() { in.Close() })()
-	}
-	n, err := io.Copy(whileNotDone{ctx, h}, io.LimitReader(c.Stdin, c.cfg.MaxStdin+1))
+	n, err := io.Copy(whileNotDone{ctx, h}, io.LimitReader(c.stdin(ctx), c.cfg.MaxStdin+1))
 	if err == nil && n > c.cfg.MaxStdin {
 		err = errStdin
 	}
 	return err
+}
+
+// stdin is standard input. The end of ctx closes it, where it can be closed: nobody else would wake a read from a client
+// that sends nothing.
+func (c *call) stdin(ctx context.Context) io.Reader {
+	if in, ok := c.in.(io.Closer); ok {
+		context.AfterFunc(ctx, func() { in.Close() })
+	}
+	return &input{c}
+}
+
+// input is a command's standard input. It remembers when that broke off: a file that is made of it must not appear.
+type input struct{ c *call }
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.c.in.Read(p)
+	if err != nil && err != io.EOF {
+		i.c.brokenInput = err
+	}
+	return n, err
 }
 
 // whileNotDone is a writer that fails when ctx is done: it ends a long copy between two pieces.

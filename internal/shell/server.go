@@ -3,8 +3,7 @@ package shell
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
+	"io"
 	"path"
 	"strings"
 
@@ -51,43 +50,50 @@ const (
 // call is one command at work.
 type call struct {
 	*session.Session
+	run  *runner
 	cfg  *Config
 	name string // as in the table
 	args []string
 	json bool
-	out  *bufio.Writer // Stdout; flushed when the command ends
+	in   io.Reader
+	out  *bufio.Writer // flushed when the command ends
+	errs io.Writer
+
+	brokenInput error // why standard input ended before its end
 }
 
+// path is where a path that the command was given is.
+func (c *call) path(p string) string { return c.run.path(p) }
+
 // Serve runs s.Command and returns nil or an *session.ExitError with its status; other errors are the
-// server's own. It reads s.Stdin only for a checksum command that names no file; where that is an
-// io.Closer, cancelling ctx closes it.
+// server's own. It reads s.Stdin only for commands that are to read it; where that is an io.Closer, cancelling ctx
+// closes it.
 func (v *Server) Serve(ctx context.Context, s *session.Session) error {
-	c := &call{Session: s, cfg: &v.cfg, out: bufio.NewWriter(s.Stdout)}
+	r := &runner{Session: s, cfg: &v.cfg, line: s.Command, dir: "/"}
 	if strings.TrimSpace(s.Command) == "" { // a shell was asked for
-		return errors.Join(help(ctx, c), c.out.Flush())
+		r.line = "help"
 	}
-	words, err := shellwords.Split(s.Command)
-	if err == nil && len(words) > 0 {
-		c.name, c.args = path.Base(words[0]), words[1:]
-		if cmd, ok := commands[c.name]; ok && (c.name != "rclone" || isHashsum(c.args)) {
-			err := c.run(ctx, cmd)
-			return errors.Join(err, c.out.Flush())
-		}
+	tokens, err := shellwords.Tokens(r.line)
+	var list []pipeline
+	if err == nil {
+		list, err = parse(tokens)
+	}
+	if err == nil {
+		return r.run(ctx, list)
 	}
 	first := path.Base(shellwords.First(s.Command))
-	if p := v.cfg.Programs[first]; p != nil {
+	if p := v.cfg.Programs[first]; p != nil { // it splits its line itself, and says what is wrong
 		return p.Serve(ctx, s)
 	}
 	why := "not a command of this server"
-	if _, ok := commands[first]; ok && err != nil {
+	if _, ok := commands[first]; ok {
 		why = err.Error()
 	}
-	s.Refused(fmt.Errorf("exec %s: %s. See: ssh HOST help", quoteCommand(s.Command), why))
-	return &session.ExitError{Code: exitUnknown}
+	return r.unknown(s.Command, why)
 }
 
-// run takes the flags that all reports share and calls the command.
-func (c *call) run(ctx context.Context, cmd command) error {
+// start takes the flags that all reports share and calls the command.
+func (c *call) start(ctx context.Context, cmd command) error {
 	if cmd.json {
 		rest := c.args[:0:0]
 		for _, a := range c.args {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/session"
@@ -12,7 +13,7 @@ import (
 
 // misused tells how the command is used.
 func (c *call) misused(usage string) error {
-	fmt.Fprintf(c.Stderr, "vaultd: error: use: %s\r\n", usage)
+	fmt.Fprintf(c.errs, "vaultd: error: use: %s\r\n", usage)
 	return &session.ExitError{Code: exitMisused}
 }
 
@@ -29,7 +30,7 @@ func (c *call) failed(path string, err error) error {
 	}
 	text, code := "the server failed; its operator can see why in the log", exitFailed
 	for _, known := range []error{fs.ErrNotExist, appendonly.ErrNotDir, appendonly.ErrIsDir, appendonly.ErrNameTooLong, appendonly.ErrBadName,
-		appendonly.ErrLoop, appendonly.ErrNotRegular, appendonly.ErrQuarantined, appendonly.ErrReadOnly, appendonly.ErrClosed, errStdin} {
+		appendonly.ErrLoop, appendonly.ErrNotRegular, appendonly.ErrQuarantined, appendonly.ErrReadOnly, appendonly.ErrClosed, appendonly.ErrNotEmpty, fs.ErrExist, errStdin, errManyNames} {
 		if errors.Is(err, known) {
 			text = known.Error()
 			break
@@ -38,7 +39,13 @@ func (c *call) failed(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		text, code = "no such file or directory", exitNotFound
 	}
-	fmt.Fprintf(c.Stderr, "vaultd: error: %s %s: %s\r\n", c.name, appendonly.QuotePath(path), text)
+	switch {
+	case errors.Is(err, syscall.EDQUOT):
+		text = "the quota is used up"
+	case errors.Is(err, syscall.ENOSPC):
+		text = "the disk is full"
+	}
+	fmt.Fprintf(c.errs, "vaultd: error: %s %s: %s\r\n", c.name, appendonly.QuotePath(path), text)
 	c.Log.Debug("command failed", "command", c.name, "error", err.Error())
 	return &session.ExitError{Code: code}
 }

@@ -64,6 +64,69 @@ func split(line string, patterns bool) ([]string, error) {
 	}
 }
 
+// Token is a word, as SplitPatterns gives it, or an operator; line[Start:End] is what it was made of.
+type Token struct {
+	Text       string
+	Operator   bool
+	Start, End int
+}
+
+// operators by the longest first.
+var operators = []string{"1>&2", "2>&1", "&&", "||", "&>", ">>", ">&2", "1>>", "2>>", "1>", "2>", ";", "\n", "|", ">", "<"}
+
+// Tokens splits a line into words and the operators of lists, pipelines and redirections (a line break is the operator
+// ";"). What else only a shell could carry out is ErrShell.
+func Tokens(line string) ([]Token, error) {
+	if len(line) > maxLine {
+		return nil, ErrTooLong
+	}
+	s := splitter{rest: line, patterns: true}
+	var out []Token
+	for {
+		s.rest = strings.TrimLeft(s.rest, " \t")
+		if s.rest == "" {
+			return out, nil
+		}
+		t := Token{Start: len(line) - len(s.rest)}
+		if t.Text = s.operator(); t.Text != "" {
+			t.Operator = true
+		} else {
+			s.word.Reset()
+			s.have = false
+			for s.rest != "" && strings.IndexByte(" \t\n;|&<>", s.rest[0]) < 0 {
+				if err := s.step(); err != nil {
+					return nil, err
+				}
+			}
+			t.Text = s.word.String()
+			if !s.have && t.Text == "" { // an expansion to nothing, or a character that is no operator here
+				if t.Start == len(line)-len(s.rest) {
+					return nil, ErrShell
+				}
+				continue
+			}
+		}
+		t.End = len(line) - len(s.rest)
+		if out = append(out, t); len(out) > maxWords {
+			return nil, ErrTooLong
+		}
+	}
+}
+
+// operator takes an operator off rest; "" when there is none.
+func (s *splitter) operator() string {
+	for _, op := range operators {
+		if rest, ok := strings.CutPrefix(s.rest, op); ok && !(op == "<" && strings.HasPrefix(rest, "<")) {
+			s.rest = rest
+			if op == "\n" {
+				return ";"
+			}
+			return op
+		}
+	}
+	return ""
+}
+
 // First is the first word of a line whose rest may be anything; "" when there is none.
 func First(line string) string {
 	s := splitter{rest: line[:min(len(line), maxLine)]}

@@ -134,3 +134,46 @@ func TestSplitPatterns(t *testing.T) {
 		}
 	}
 }
+
+func TestTokens(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"a b", "a b"}, {"a;b&&c||d|e", "a {;} b {&&} c {||} d {|} e"}, {"a 2>/dev/null >f", "a {2>} /dev/null {>} f"}, {"a >>f <g 2>&1", "a {>>} f {<} g {2>&1}"},
+		{"a\nb", "a {;} b"}, {"'a;b' \"c|d\" e\\;f", "a;b c|d e;f"}, {"a ''", "a "}, {"$x a", "a"}, {"a2>b", "a2 {>} b"}, {"a 12>b", "a 12 {>} b"}, {"'*' *", "\\* *"},
+		{"a&b", ""}, {"a <<b", ""}, {"(a)", ""}, {"`a`", ""}, {"#a", ""}, {"a '", ""}, {"a & b", ""},
+	} {
+		tokens, err := shellwords.Tokens(c.line)
+		var got []string
+		for _, tok := range tokens {
+			if tok.Operator {
+				got = append(got, "{"+tok.Text+"}")
+			} else {
+				got = append(got, tok.Text)
+			}
+			if tok.Start >= tok.End || tok.End > len(c.line) {
+				t.Errorf("%q: token %+v", c.line, tok)
+			}
+		}
+		if (err != nil) != (c.want == "") || err == nil && strings.Join(got, " ") != c.want {
+			t.Errorf("%q: %q, %v; want %q", c.line, got, err, c.want)
+		}
+	}
+}
+
+func FuzzTokens(f *testing.F) {
+	for _, l := range []string{"a 2>&1 | b", "a\\", "'", "$(a)", "${a}b;c"} {
+		f.Add(l)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		tokens, err := shellwords.Tokens(line)
+		if err != nil {
+			return
+		}
+		at := 0
+		for _, tok := range tokens {
+			if tok.Start < at || tok.End <= tok.Start || tok.End > len(line) {
+				t.Fatalf("%q: token %+v after %d", line, tok, at)
+			}
+			at = tok.End
+		}
+	})
+}
