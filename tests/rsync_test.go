@@ -69,7 +69,8 @@ type pair struct {
 	name string // of the destination in the vault
 	bin  []string
 
-	noTimes bool // what is not told keeps the time of each side's own clock
+	noTimes    bool // what is not told keeps the time of each side's own clock
+	noDirTimes bool // of directories
 }
 
 var pairs int
@@ -200,6 +201,9 @@ func (p *pair) alike(a, b string) {
 	if p.noTimes {
 		cmd.Args = append(cmd.Args, "--no-times")
 	}
+	if p.noDirTimes {
+		cmd.Args = append(cmd.Args, "--omit-dir-times")
+	}
 	cmd.Dir = p.dir
 	if r := run(p.t, cmd); r.code != 0 || r.out != "" {
 		p.t.Errorf("%s and %s differ (rsync -anciHAXS --delete): status %d\n%s%s", a, b, r.code, r.out, r.err)
@@ -209,7 +213,7 @@ func (p *pair) alike(a, b string) {
 		if err := syscall.Lstat(path, &st); err != nil {
 			return err.Error()
 		}
-		if p.noTimes {
+		if p.noTimes || p.noDirTimes && st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 			st.Mtim = syscall.Timespec{}
 		}
 		return fmt.Sprintf("mode %o, %d:%d, %d.%09d", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec)

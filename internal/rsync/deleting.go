@@ -102,8 +102,12 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 			}
 		}
 	}
-	if _, err := g.remnants(e.Path(), p, surplus); err != nil {
-		return err
+	inReverse(surplus)
+	for j := range surplus {
+		info := &surplus[j]
+		if err := g.remnant(path.Join(e.Path(), info.Name), path.Join(p, info.Name), info); err != nil {
+			return err
+		}
 	}
 	if len(surplus) > 0 {
 		g.there.forget()
@@ -111,9 +115,8 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 	return nil
 }
 
-// remnants removes what is surplus in a directory, the last one first, as rsync does: --max-delete ends somewhere. It reports
-// whether all of it is gone.
-func (g *generator) remnants(rel, p string, infos []appendonly.Info) (all bool, err error) {
+// inReverse puts entries in the order in which rsync removes them, the last one first: --max-delete ends somewhere.
+func inReverse(infos []appendonly.Info) {
 	slices.SortStableFunc(infos, func(a, b appendonly.Info) int {
 		ad, bd := a.Kind == appendonly.KindDir, b.Kind == appendonly.KindDir
 		switch {
@@ -126,15 +129,6 @@ func (g *generator) remnants(rel, p string, infos []appendonly.Info) (all bool, 
 		}
 		return 1
 	})
-	all = true
-	for i := range infos {
-		gone, err := g.remnant(path.Join(rel, infos[i].Name), path.Join(p, infos[i].Name), &infos[i])
-		if err != nil {
-			return false, err
-		}
-		all = all && gone
-	}
-	return all, nil
 }
 
 // names are the list's entries directly in directory e.
@@ -148,15 +142,11 @@ func (g *generator) names(i int, e *flist.Entry) map[string]struct{} {
 	return out
 }
 
-// remnant removes one name that the list does not have, with everything below it that no rule protects. It reports
-// whether it is gone.
-func (g *generator) remnant(rel, p string, info *appendonly.Info) (gone bool, err error) {
+// remnant removes one name that the list does not have, with everything below it, as far as rules and policy let it go.
+func (g *generator) remnant(rel, p string, info *appendonly.Info) error {
 	dir := info.Kind == appendonly.KindDir
-	if g.rules.Protected(rel, dir) || strings.HasPrefix(p, g.backupRoot()) {
-		return false, nil
-	}
-	if g.opt.Backup && g.opt.BackupDir == "" && !dir && strings.HasSuffix(info.Name, g.opt.Suffix) && g.opt.Suffix != "" {
-		return false, nil
+	if g.rules.Protected(rel, dir) || g.isBackup(p, info) {
+		return nil
 	}
 	op := appendonly.OpRemove
 	if dir {
@@ -164,49 +154,34 @@ func (g *generator) remnant(rel, p string, info *appendonly.Info) (gone bool, er
 	}
 	if g.FS.Ask(op, p) != nil {
 		g.stats.skipped++
-		return false, nil
+		return nil
 	}
-	whole := true
-	if dir {
-		if whole, err = g.remnantsIn(rel, p); err != nil {
+	_, err := g.drop(rel, p, info, true, false)
+	return err
+}
+
+// isBackup says whether a name is one that --backup made.
+func (g *generator) isBackup(p string, info *appendonly.Info) bool {
+	if strings.HasPrefix(p, g.backupRoot()) {
+		return true
+	}
+	return g.opt.Backup && g.opt.BackupDir == "" && info.Kind != appendonly.KindDir && strings.HasSuffix(info.Name, g.opt.Suffix) && g.opt.Suffix != ""
+}
+
+// drop removes a name, a directory with what is in it if whole says so, and reports whether it is gone (delete.c:
+// delete_item). room: something takes its place, which is no deletion to be told or counted.
+func (g *generator) drop(rel, p string, info *appendonly.Info, whole, room bool) (gone bool, err error) {
+	if info.Kind == appendonly.KindDir {
+		if empty, err := g.empty(rel, p, whole); err != nil || !empty {
 			return false, err
 		}
-		if !whole {
-			return false, g.notEmpty(rel)
-		}
 	}
-	if g.opt.MaxDelete >= 0 && g.stats.total() >= g.opt.MaxDelete {
-		g.stats.limited++
-		return false, nil
-	}
-	if !g.opt.DryRun {
-		err := g.putAside(p, info)
-		if errors.Is(err, appendonly.ErrNotEmpty) { // of backups, or of what just came
-			whole = false
-		} else if err != nil {
-			return false, g.trouble("delete", p, err)
-		}
-	}
-	if !whole {
-		return false, g.notEmpty(rel)
-	}
-	g.stats.count(info.Kind)
-	name := []byte(rel)
-	if dir {
-		name = append(name, 0)
-	}
-	g.out.Message(wire.CodeDeleted, name)
-	return true, nil
+	return g.dropOne(rel, p, info, room)
 }
 
-// notEmpty tells that a directory stays: what is in it does.
-func (g *generator) notEmpty(rel string) error {
-	g.out.Message(wire.CodeInfo, []byte("cannot delete non-empty directory: "+printable(rel)+"\n"))
-	return nil
-}
-
-// remnantsIn empties a directory that goes, and reports whether it is empty now.
-func (g *generator) remnantsIn(rel, p string) (whole bool, err error) {
+// empty removes what is in a directory that is to go, and reports whether it is empty then (delete.c: delete_dir_contents).
+// What rules protect keeps it, but for those that do not count in a directory that goes.
+func (g *generator) empty(rel, p string, whole bool) (bool, error) {
 	if err := g.rules.Enter(rel); err != nil {
 		return false, err
 	}
@@ -215,6 +190,7 @@ func (g *generator) remnantsIn(rel, p string) (whole bool, err error) {
 	if err != nil {
 		return false, g.trouble("list", p, err)
 	}
+	ok := true
 	var all []appendonly.Info
 	for {
 		infos, err := d.Next(batch)
@@ -224,9 +200,73 @@ func (g *generator) remnantsIn(rel, p string) (whole bool, err error) {
 		if err != nil {
 			return false, g.trouble("list", p, err)
 		}
-		all = append(all, infos...)
+		for i := range infos {
+			name := infos[i].Name
+			if g.rules.ProtectedDeep(path.Join(rel, name), infos[i].Kind == appendonly.KindDir) || g.isBackup(path.Join(p, name), &infos[i]) {
+				ok = false
+			} else {
+				all = append(all, infos[i])
+			}
+		}
 	}
-	return g.remnants(rel, p, all)
+	inReverse(all)
+	for i := range all {
+		if !whole {
+			ok = false
+			break
+		}
+		info := &all[i]
+		below, at := path.Join(rel, info.Name), path.Join(p, info.Name)
+		if info.Kind == appendonly.KindDir {
+			empty, err := g.empty(below, at, true)
+			if err != nil {
+				return false, err
+			}
+			ok = ok && empty
+		}
+		gone, err := g.dropOne(below, at, info, false) // also of a directory that is not empty, as rsync does, which says so once more
+		if err != nil {
+			return false, err
+		}
+		ok = ok && gone
+	}
+	if !ok {
+		g.notEmpty(rel)
+	}
+	return ok, nil
+}
+
+// dropOne removes one name, of a directory only when it is empty.
+func (g *generator) dropOne(rel, p string, info *appendonly.Info, room bool) (gone bool, err error) {
+	if !room && g.opt.MaxDelete >= 0 && g.stats.total() >= g.opt.MaxDelete {
+		g.stats.limited++
+		return false, nil
+	}
+	if !g.opt.DryRun {
+		err := g.putAside(p, info)
+		if errors.Is(err, appendonly.ErrNotEmpty) { // of what is protected, of backups, or of what just came
+			g.notEmpty(rel)
+			return false, nil
+		}
+		if err != nil {
+			return false, g.trouble("delete", p, err)
+		}
+	}
+	if room {
+		return true, nil
+	}
+	g.stats.count(info.Kind)
+	name := []byte(rel)
+	if info.Kind == appendonly.KindDir {
+		name = append(name, 0)
+	}
+	g.out.Message(wire.CodeDeleted, name)
+	return true, nil
+}
+
+// notEmpty tells that a directory stays: what is in it does.
+func (g *generator) notEmpty(rel string) {
+	g.out.Message(wire.CodeInfo, []byte("cannot delete non-empty directory: "+printable(rel)+"\n"))
 }
 
 // backupRoot is where --backup-dir keeps things: never cleaned up. A text that no path begins with when there is none.

@@ -384,36 +384,34 @@ func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bo
 	if err := g.FS.Ask(op, p); err != nil {
 		return false, g.trouble("replace", p, err)
 	}
-	if info.Kind == appendonly.KindDir && !g.opt.Force && !g.opt.Delete {
-		empty, err := g.emptyDir(p)
-		if err != nil || !empty {
-			return false, g.say("a directory that is not empty is in the way (use --force or --delete)", p)
-		}
+	rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")
+	gone, err := g.drop(rel, p, info, g.opt.Force || g.opt.Delete, true)
+	g.there.forget()
+	if err != nil {
+		return false, err
+	}
+	if !gone {
+		return false, g.say("could not make way for a new "+kindName(e), p)
 	}
 	if g.opt.DryRun {
 		g.there.fresh(p)
-		return true, nil
-	}
-	var err error
-	if info.Kind == appendonly.KindDir {
-		err = g.removeAll(p, info)
-	} else {
-		err = g.putAside(p, info)
-	}
-	g.there.forget()
-	if err != nil {
-		return false, g.trouble("replace", p, err)
 	}
 	return true, nil
 }
 
-func (g *generator) emptyDir(p string) (bool, error) {
-	d, err := g.FS.OpenDir(p)
-	if err != nil {
-		return false, err
+// kindName is what rsync calls an entry's kind.
+func kindName(e *flist.Entry) string {
+	switch {
+	case e.IsDir():
+		return "directory"
+	case e.IsSymlink():
+		return "symlink"
+	case e.IsDevice():
+		return "device file"
+	case e.IsSpecial():
+		return "special file"
 	}
-	infos, _ := d.Next(1)
-	return len(infos) == 0, nil
+	return "regular file"
 }
 
 // remove drops one name.

@@ -298,7 +298,7 @@ func (s *Set) one(r *rule, n subject) Decision {
 		return s.check(r.list, n)
 	case r.flags&cvsIgnore != 0 && r.list != nil:
 		return s.check(r.list, n)
-	case r.flags&sides != 0 && r.flags&sides != s.side():
+	case r.flags&sides == s.other():
 		return Undecided
 	case n.xattr != (r.flags&xattr != 0) || !s.matches(r, n):
 		return Undecided
