@@ -106,7 +106,11 @@ func run(t *testing.T, cmd *exec.Cmd) result {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	done := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+	most := 2 * time.Minute
+	if *full {
+		most = 15 * time.Minute
+	}
+	done := time.AfterFunc(most, func() { cmd.Process.Kill() })
 	defer done.Stop()
 	err := cmd.Run()
 	code := 0

@@ -87,7 +87,7 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 	if err != nil {
 		return nil // it could not be made, and that was reported; or --dry-run
 	}
-	var surplus []appendonly.Info
+	var extra []appendonly.Info
 	for {
 		infos, err := d.Next(batch)
 		if err == io.EOF {
@@ -98,18 +98,18 @@ func (g *generator) prune(i int, e *flist.Entry, p string) error {
 		}
 		for j := range infos {
 			if _, listed := have[infos[j].Name]; !listed {
-				surplus = append(surplus, infos[j])
+				extra = append(extra, infos[j])
 			}
 		}
 	}
-	inReverse(surplus)
-	for j := range surplus {
-		info := &surplus[j]
+	inReverse(extra)
+	for j := range extra {
+		info := &extra[j]
 		if err := g.remnant(path.Join(e.Path(), info.Name), path.Join(p, info.Name), info); err != nil {
 			return err
 		}
 	}
-	if len(surplus) > 0 {
+	if len(extra) > 0 {
 		g.there.forget()
 	}
 	return nil
@@ -156,8 +156,32 @@ func (g *generator) remnant(rel, p string, info *appendonly.Info) error {
 		g.stats.skipped++
 		return nil
 	}
+	if g.opt.DeleteDelay {
+		g.delayed = append(g.delayed, surplus{rel, p, *info})
+		return nil
+	}
 	_, err := g.drop(rel, p, info, true, false)
 	return err
+}
+
+// surplus is a name that goes at the end (--delete-delay): what rules and policy say of it was asked when its directory was
+// gone through. What is below it meets no rules but the top's and its own, as in rsync.
+type surplus struct {
+	rel, p string
+	info   appendonly.Info
+}
+
+// deleteDelayed removes what was put off.
+func (g *generator) deleteDelayed() error {
+	g.rules.LeaveAll()
+	for i := range g.delayed {
+		d := &g.delayed[i]
+		if _, err := g.drop(d.rel, d.p, &d.info, true, false); err != nil {
+			return err
+		}
+	}
+	g.delayed = nil
+	return nil
 }
 
 // isBackup says whether a name is one that --backup made.

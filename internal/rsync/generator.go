@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strings"
@@ -34,6 +35,7 @@ type generator struct {
 	lost     string // a directory that could not be made: nothing below it is tried
 	ioErrors *atomic.Int32
 	stats    deletions
+	delayed  []surplus
 }
 
 // path is where entry e goes.
@@ -73,6 +75,9 @@ func (g *generator) finish(ctx context.Context) error {
 	if err := g.await(1); err != nil { // everything that was asked for has been answered
 		return err
 	}
+	if n := g.q.unanswered(); n > 0 && g.proto >= 30 { // older clients do not say what they can not send
+		g.report.error(g.out, fmt.Sprintf("%d files were asked for and did not come", n))
+	}
 	for _, t := range g.redo {
 		if err := g.askAgain(t); err != nil {
 			return err
@@ -84,6 +89,9 @@ func (g *generator) finish(ctx context.Context) error {
 		if err := g.deleteAll(); err != nil {
 			return err
 		}
+	}
+	if err := g.deleteDelayed(); err != nil {
+		return err
 	}
 	if err := g.await(3); err != nil {
 		return err

@@ -119,6 +119,13 @@ func (q *queue) take(wait bool) ([]event, error) {
 	return es, nil
 }
 
+// unanswered is how many files the client was asked for and has said nothing about.
+func (q *queue) unanswered() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
+}
+
 // full reports whether no more transfers should be asked for.
 func (q *queue) full() bool {
 	q.mu.Lock()

@@ -176,8 +176,14 @@ func (s *Set) Enter(dir string) error {
 	return nil
 }
 
-// Leave ends the directory that was entered last.
+// Leave ends the directory that was entered last, LeaveAll all of them.
 func (s *Set) Leave() { s.leave() }
+
+func (s *Set) LeaveAll() {
+	for len(s.dirs) > 0 {
+		s.leave()
+	}
+}
 
 // leave ends the directory that was entered last.
 func (s *Set) leave() {

@@ -147,7 +147,6 @@ func (p *parser) check() {
 	if o.Delete && !o.Recursive && !o.Dirs {
 		p.fail(&Usage{"--delete does not work without --recursive (-r) or --dirs (-d)"})
 	}
-	o.DeleteAfter = o.DeleteAfter || o.DeleteDelay
 	if o.Inplace && o.PartialDir != "" && !o.Caps.PartialDir {
 		o.PartialDir = ""
 	}
