@@ -29,7 +29,7 @@ type policyFlags struct {
 	files                   int64
 	prefixes, snapshots     []string
 	sealAfter, resumeWindow time.Duration
-	pushEnd                 bool
+	pushEnd, deleteFails    bool
 }
 
 func (p *policyFlags) register(c *cobra.Command) {
@@ -41,6 +41,7 @@ func (p *policyFlags) register(c *cobra.Command) {
 	f.DurationVar(&p.sealAfter, "seal-after", 0, "how long ordinary names may still be changed by their key (0: not at all)")
 	f.DurationVar(&p.resumeWindow, "resume-window", 0, "how long interrupted uploads are kept")
 	f.StringVar(&p.durability, "durability", "", "session, or close: every CLOSE waits for stable storage")
+	f.BoolVar(&p.deleteFails, "delete-fails", false, "rsync --delete to a strict tenant ends with status 23 when something was kept, not with a warning")
 	f.StringArrayVar(&p.snapshots, "snapshot", nil, "a schedule line, such as @hourly or \"30 4 * * *\" (repeat; the whole list)")
 	f.BoolVar(&p.pushEnd, "push-snapshots", true, "take a snapshot at the end of every push")
 }
@@ -85,6 +86,9 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 		d := tenant.Durability(p.durability)
 		ch.Durability = &d
 	}
+	if given("delete-fails") {
+		ch.DeleteFails = &p.deleteFails
+	}
 	if given("snapshot") {
 		ch.Snapshots = &p.snapshots
 	}
@@ -104,6 +108,7 @@ func applyChange(n *tenant.NewTenant, ch tenant.Change) {
 	set(&n.Policy.SealAfter, ch.SealAfter)
 	set(&n.Policy.ResumeWindow, ch.ResumeWindow)
 	set(&n.Policy.Durability, ch.Durability)
+	set(&n.Policy.DeleteFails, ch.DeleteFails)
 	set(&n.Quota.Bytes, ch.QuotaBytes)
 	set(&n.Quota.Files, ch.QuotaFiles)
 	set(&n.Schedule.Snapshots, ch.Snapshots)

@@ -79,6 +79,9 @@ func (v *Vault) Session(who Who) *FS {
 	return &FS{v: v, who: who, uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}}
 }
 
+// DeleteFails is the policy's.
+func (f *FS) DeleteFails() bool { return f.v.Policy().DeleteFails }
+
 // Who returns the session's identity.
 func (f *FS) Who() Who { return f.who }
 

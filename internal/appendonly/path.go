@@ -77,6 +77,7 @@ type Policy struct {
 	ResumeWindow time.Duration // how long interrupted uploads are kept; 0: 24 h, negative: not at all
 	Suspended    bool          // read-only
 	SyncClose    bool          // durability = "close": CLOSE answers after a barrier
+	DeleteFails  bool          // what a client asked to be removed and had to be kept is an error in its report, not a warning
 }
 
 // Prefix is a directory with a mode of its own.

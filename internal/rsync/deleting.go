@@ -305,6 +305,9 @@ func (g *generator) backupRoot() string {
 func (g *generator) endDeletes() {
 	if g.stats.skipped > 0 {
 		code := wire.CodeWarning
+		if g.FS.DeleteFails() {
+			code, g.report.bad = wire.CodeErrorXfer, true
+		}
 		g.out.Message(code, fmt.Appendf(nil, "vaultd: %d entries that the source does not have were kept: a strict vault deletes nothing (P2)\n", g.stats.skipped))
 	}
 	if g.stats.limited > 0 {

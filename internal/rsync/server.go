@@ -17,10 +17,6 @@ import (
 type Config struct {
 	// MaxEntries bounds the names in one file list: about 150 bytes of memory each. 0 means 20,000,000.
 	MaxEntries int
-
-	// StrictDeleteFails lets a push with --delete to a strict vault that kept something end with status 23 instead
-	// of a warning.
-	StrictDeleteFails bool
 }
 
 // Server serves rsync sessions.

@@ -19,6 +19,7 @@ type Change struct {
 	SealAfter    *time.Duration
 	ResumeWindow *time.Duration
 	Durability   *Durability
+	DeleteFails  *bool
 	QuotaBytes   *int64
 	QuotaFiles   *int64
 	Snapshots    *[]string // the whole new list
@@ -50,6 +51,7 @@ func (c Change) apply(t Tenant) (Tenant, error) {
 	set(&t.Policy.SealAfter, c.SealAfter)
 	set(&t.Policy.ResumeWindow, c.ResumeWindow)
 	set(&t.Policy.Durability, c.Durability)
+	set(&t.Policy.DeleteFails, c.DeleteFails)
 	set(&t.Quota.Bytes, c.QuotaBytes)
 	set(&t.Quota.Files, c.QuotaFiles)
 	set(&t.Schedule.Snapshots, c.Snapshots)
@@ -140,6 +142,7 @@ func diff(old, new Tenant) string {
 	row("seal_after", old.Policy.SealAfter, new.Policy.SealAfter)
 	row("resume_window", old.Policy.ResumeWindow, new.Policy.ResumeWindow)
 	row("durability", old.Policy.Durability, new.Policy.Durability)
+	row("delete_fails", old.Policy.DeleteFails, new.Policy.DeleteFails)
 	row("quota bytes", old.Quota.Bytes, new.Quota.Bytes)
 	row("quota files", old.Quota.Files, new.Quota.Files)
 	row("snapshots", fmt.Sprintf("%q", old.Schedule.Snapshots), fmt.Sprintf("%q", new.Schedule.Snapshots))

@@ -43,6 +43,7 @@ type Policy struct {
 	SealAfter    time.Duration   `json:"seal_after_ns"`      // 0: ordinary names are sealed at CLOSE
 	ResumeWindow time.Duration   `json:"resume_window_ns"`   // 0: interrupted uploads are not kept
 	Durability   Durability      `json:"durability"`
+	DeleteFails  bool            `json:"delete_fails,omitempty"` // strict: rsync --delete that removed nothing ends with status 23, not with a warning
 }
 
 // Prefix gives a directory and all below it a mode of its own.
@@ -75,7 +76,7 @@ func DefaultPolicy() Policy {
 // Core returns the policy as the core takes it, which has another word for "no resume window".
 func (t Tenant) Core() appendonly.Policy {
 	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
-		Suspended: t.Suspended, SyncClose: t.Policy.Durability == AtClose}
+		Suspended: t.Suspended, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails}
 	if p.ResumeWindow == 0 {
 		p.ResumeWindow = -1
 	}
