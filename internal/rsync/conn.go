@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/text/encoding"
+
 	"vaultd/internal/rsync/delta"
 	"vaultd/internal/rsync/filter"
 	"vaultd/internal/rsync/flist"
@@ -38,18 +40,19 @@ const (
 // conn is one session at work: its streams and what was agreed on.
 type conn struct {
 	*session.Session
-	opt    *option.Options
-	src    *source
-	in     *wire.Reader
-	out    *wire.Writer
-	proto  int
-	compat int32
-	sums   delta.Checksums // of blocks and files, and those in lists
-	codec  delta.Codec     // how tokens are compressed
-	report report
-	cfg    Config
-	pace   *paced
-	top    string // where the paths of the options begin
+	opt     *option.Options
+	src     *source
+	in      *wire.Reader
+	out     *wire.Writer
+	proto   int
+	compat  int32
+	sums    delta.Checksums   // of blocks and files, and those in lists
+	codec   delta.Codec       // how tokens are compressed
+	charset encoding.Encoding // of names in the vault (--iconv); nil: as they travel
+	report  report
+	cfg     Config
+	pace    *paced
+	top     string // where the paths of the options begin
 }
 
 // Bounds of buffers: reading takes what an SSH packet or two bring, writing fills a few.
@@ -168,6 +171,7 @@ func (c *conn) listConfig() *flist.Config {
 		Owner: c.opt.Owner, Group: c.opt.Group, Links: c.opt.Links, Devices: c.opt.Devices, Specials: c.opt.Specials,
 		HardLinks: c.opt.HardLinks, ATimes: c.opt.ATimes > 0, CRTimes: c.opt.CRTimes, XAttrs: c.opt.XAttrs, ACLs: c.opt.ACLs,
 		NumericIDs: c.opt.NumericIDs, Relative: c.opt.Relative, SumLength: c.listSumLength(), Unsorted: c.opt.IConv != "", MaxEntries: c.cfg.MaxEntries,
+		Convert: c.converter(), ConvertLinks: c.compat&compatIconvLinks != 0,
 	}
 }
 

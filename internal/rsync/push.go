@@ -45,6 +45,9 @@ func (c *conn) push(ctx context.Context) error {
 		return err
 	}
 	rules.SetRoot(g.root)
+	for _, name := range r.list.Odd {
+		g.report.error(g.out, "store "+appendonly.QuotePath(name)+": the character set of --iconv has no such name")
+	}
 	if c.opt.PruneEmptyDirs {
 		r.list.PruneEmptyDirs(func(dir string) bool { return rules.Protected(dir, true) })
 	}

@@ -101,7 +101,10 @@ func (c *conn) serve(ctx context.Context, args []string) error {
 }
 
 // transfer does what the options ask for, once both sides have agreed on how.
-func (c *conn) transfer(ctx context.Context) error {
+func (c *conn) transfer(ctx context.Context) (err error) {
+	if c.charset, err = charset(c.opt); err != nil {
+		return c.fatal(exitUnsupported, err)
+	}
 	if c.opt.Sender {
 		c.pace.rate = c.opt.BWLimit
 	}

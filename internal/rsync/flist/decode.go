@@ -38,6 +38,7 @@ const (
 	maxPath    = 4096
 	maxEntries = 20_000_000
 	maxIDs     = 1 << 20
+	maxOdd     = 100
 )
 
 // decoder reads one list. The fields after c are what an entry may refer to by "the same".
@@ -56,6 +57,7 @@ type decoder struct {
 	dev         int64
 	inodes      map[[2]int64]int32
 	names       arena
+	odd         bool // the name that was just read could not be converted
 	inDelete    bool // before 30: in a directory that is whole
 	deleteBelow int
 }
@@ -143,6 +145,9 @@ func (d *decoder) entry(flags int32) error {
 	number := d.l.grow()
 	e := d.l.entry(number)
 	*e = Entry{group: -1, dir: dir, base: base}
+	if d.odd {
+		e.flags = flagOdd
+	}
 	if d.c.Proto >= 30 && flags&(xLinked|xLinkFirst) == xLinked {
 		n, err := d.r.Varint()
 		if err != nil {
@@ -281,10 +286,11 @@ func (d *decoder) cleaned() ([]byte, error) {
 	}
 	if d.c.Convert != nil {
 		converted, err := d.c.Convert(name)
-		if err != nil {
-			return nil, wire.Errorf("a name that can not be converted: %q", name)
+		if d.odd = err != nil; !d.odd {
+			name = converted
+		} else if len(d.l.Odd) < maxOdd {
+			d.l.Odd = append(d.l.Odd, name)
 		}
-		name = converted
 	}
 	if strings.HasPrefix(name, "/") && !d.c.Relative {
 		return nil, wire.Errorf("an unsafe name: %q", name)
@@ -466,7 +472,15 @@ func (d *decoder) target(e *Entry) error {
 		return wire.Errorf("a symlink's target that can not be one")
 	}
 	e.more().target = string(b)
-	e.Size = int64(len(b))
+	if d.c.Convert != nil && d.c.ConvertLinks {
+		converted, err := d.c.Convert(e.x.target)
+		if err != nil {
+			e.flags |= flagOdd
+			converted = e.x.target
+		}
+		e.x.target = converted
+	}
+	e.Size = int64(len(e.x.target))
 	return nil
 }
 

@@ -57,11 +57,15 @@ func (b *Builder) Add(it *Item) {
 	name := it.Path
 	if b.c.Convert != nil {
 		converted, err := b.c.Convert(name)
+		sent := *it
+		if err == nil && b.c.ConvertLinks && it.Target != "" {
+			sent.Target, err = b.c.Convert(it.Target)
+		}
 		if err != nil {
 			b.unconverted = true
 			return
 		}
-		name = converted
+		name, it = converted, &sent
 	}
 	e := b.entry(it)
 	here := int32(b.l.Len())

@@ -50,8 +50,10 @@ type Config struct {
 	Unsorted     bool // --iconv: files are named by the order in which they were sent
 	SumLength    int  // bytes of a file's checksum; 0 without -c
 	MaxEntries   int  // 0: 20,000,000
-	// Convert translates names (--iconv); nil: as they are. One that can not be translated is left out.
-	Convert func(string) (string, error)
+	// Convert translates names (--iconv), and with ConvertLinks symlinks' targets; nil: as they are. An entry with one that
+	// can not be translated is dropped.
+	Convert      func(string) (string, error)
+	ConvertLinks bool
 }
 
 // Flags of an entry.
@@ -61,6 +63,9 @@ const (
 	flagImplied   = 1 << 2 // a directory that is only on the way to one
 	flagDuplicate = 1 << 3 // dropped
 	flagPruned    = 1 << 4 // dropped: an empty directory
+	flagOdd       = 1 << 5 // dropped: its name could not be converted
+
+	flagsDropped = flagDuplicate | flagPruned | flagOdd
 )
 
 // Entry is one name. The zero value of what the options do not send is meaningless.
@@ -176,7 +181,8 @@ func (e *Entry) IsTop() bool { return e.flags&(flagTopDir|flagImplied) != 0 }
 
 // List is a list in the order of both sides.
 type List struct {
-	IOError int32 // what the sender could not read (rsync.h: IOERR_*)
+	IOError int32    // what the sender could not read (rsync.h: IOERR_*)
+	Odd     []string // names that could not be converted, as they came; the first ones
 
 	chunks [][]Entry // entries in the order of arrival, in pieces: a list that grows is not copied
 	order  []int32   // of both sides: the place in chunks of each entry; nil: as they are
@@ -227,7 +233,7 @@ func (l *List) Count() int { return l.live }
 
 // At returns entry i in order; nil for one that was dropped.
 func (l *List) At(i int) *Entry {
-	if e := l.at(i); e.flags&(flagDuplicate|flagPruned) == 0 {
+	if e := l.at(i); e.flags&flagsDropped == 0 {
 		return e
 	}
 	return nil
@@ -273,7 +279,7 @@ func (l *List) Children(i int, yield func(*Entry)) {
 		if dir != "" && !below(e.dir, dir) {
 			return
 		}
-		if e.dir == dir && e.flags&(flagDuplicate|flagPruned) == 0 {
+		if e.dir == dir && e.flags&flagsDropped == 0 {
 			yield(e)
 		}
 	}

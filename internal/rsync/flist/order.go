@@ -129,6 +129,11 @@ func (l *List) sort(unsorted, receiving bool) {
 		}
 	}
 	l.live = len(l.order)
+	for i := range l.order {
+		if l.at(i).flags&flagOdd != 0 {
+			l.live--
+		}
+	}
 	if receiving {
 		l.dropDuplicates()
 	}
@@ -156,6 +161,9 @@ func (l *List) dropDuplicates() {
 	prev := -1
 	for i := range l.Len() {
 		e := l.at(i)
+		if e.flags&flagOdd != 0 {
+			continue
+		}
 		j := -1
 		if prev >= 0 && compare(l.at(prev), e) == 0 {
 			j = prev
