@@ -61,8 +61,9 @@ type Who struct {
 // fs.ErrExist or one of this package's causes, *quota.ExceededError, ErrReadOnly, ErrClosed.
 // An FS may be used by many goroutines.
 type FS struct {
-	v   *Vault
-	who Who
+	v     *Vault
+	who   Who
+	since Seq // the newest record when the session began
 
 	introduced bool // the journal knows who; guarded by v.mu
 	changes    int  // of what is sealed; guarded by v.mu
@@ -76,7 +77,7 @@ type FS struct {
 // Session begins a session. Its FS must be closed.
 func (v *Vault) Session(who Who) *FS {
 	v.sessions.Add(1)
-	return &FS{v: v, who: who, uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}}
+	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}}
 }
 
 // DeleteFails is the policy's.

@@ -598,6 +598,9 @@ func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
 	}
 	r := f.record(journal.OpMeta, s.rel)
 	r.Meta = merged
+	if effect == Amend && s.mode == Versioned && !s.entry.Fresh && s.entry.From <= f.since {
+		effect, r.Keep = Keep, true // a later session's change is one of its own: an instant between the two shows what was
+	}
 	if err := v.commit(r, s.loc, journal.Loc{}); err != nil {
 		return err
 	}

@@ -428,7 +428,7 @@ func (x *Index) applyMeta(r *Record, at Loc, old *Entry) error {
 		if err != nil || e == nil {
 			return errors.Join(err, fmt.Errorf("%w: link without a name", ErrCorrupt))
 		}
-		if !old.Settling(r.Key, r.Time) {
+		if r.Keep && !old.Fresh || !old.Settling(r.Key, r.Time) {
 			x.putPast(r, l, e)
 			e.From, e.Since = r.Seq, r.Time
 		}

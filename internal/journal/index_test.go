@@ -113,6 +113,7 @@ func (s *subject) step(t *rapid.T) {
 			return
 		}
 		r.Meta.Mode = rapid.Int32Range(0, 0o7777).Draw(t, "mode")
+		r.Keep = rapid.Bool().Draw(t, "keep")
 	case journal.OpMove:
 		dst := s.n.at(to)
 		if e == nil || path == to || strings.HasPrefix(to, path+"/") || dst != nil && (e.Kind == journal.KindDir ||

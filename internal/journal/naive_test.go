@@ -164,7 +164,7 @@ func (n *naive) apply(r *journal.Record, at, to journal.Loc) {
 		n.changed(at, r, func(e *journal.Entry) { e.Fresh = false })
 	case journal.OpMeta:
 		e := n.live(at)
-		amends := e.Settling(r.Key, r.Time)
+		amends := e.Settling(r.Key, r.Time) && (e.Fresh || !r.Keep)
 		for _, l := range n.namesOf(at, e) {
 			if amends {
 				n.live(l).Meta = r.Meta

@@ -61,6 +61,7 @@ type Record struct {
 	Meta    Meta
 	Target  string // symlink
 	Fresh   bool   // create, move: the name is not sealed
+	Keep    bool   // meta: what was before becomes a version, though its key could still amend it
 	Managed bool   // create: a generation of a file that a protocol manages
 	Key     string // id of the key that asked; "operator", "server"
 	Session string
@@ -97,6 +98,7 @@ type line struct {
 	Target   string            `json:"target,omitempty"`
 	Target64 []byte            `json:"target64,omitempty"`
 	Fresh    bool              `json:"fresh,omitempty"`
+	Keep     bool              `json:"keep,omitempty"`
 	Managed  bool              `json:"managed,omitempty"`
 	Key      string            `json:"key,omitempty"`
 	Session  string            `json:"session,omitempty"`
@@ -196,7 +198,7 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 }
 
 func (r *Record) line() line {
-	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, Fresh: r.Fresh,
+	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, Fresh: r.Fresh, Keep: r.Keep,
 		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format, Covers: r.Covers}
 	l.XAttrs, l.XAttrs64 = splitXAttrs(r.Meta.XAttrs)
 	l.Path, l.Path64 = splitBytes(r.Path)
@@ -239,7 +241,7 @@ func (r *Record) hasMeta() bool {
 }
 
 func (l *line) record() (*Record, error) {
-	r := &Record{Seq: l.Seq, Time: l.Time, Op: l.Op, Size: l.Size, Fresh: l.Fresh, Managed: l.Managed, Key: l.Key,
+	r := &Record{Seq: l.Seq, Time: l.Time, Op: l.Op, Size: l.Size, Fresh: l.Fresh, Keep: l.Keep, Managed: l.Managed, Key: l.Key,
 		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format, Covers: l.Covers,
 		Path: joinBytes(l.Path, l.Path64), To: joinBytes(l.To, l.To64), Target: joinBytes(l.Target, l.Target64)}
 	r.Meta = NoMeta()

@@ -83,7 +83,7 @@ func anyRecord() *rapid.Generator[journal.Record] {
 			Path: anyBytes(300).Draw(t, "path"), To: anyBytes(300).Draw(t, "to"), Target: anyBytes(300).Draw(t, "target"),
 			Kind: journal.Kind(rapid.IntRange(0, int(journal.KindBlockDev)).Draw(t, "kind")),
 			Size: rapid.Int64Range(0, math.MaxInt64).Draw(t, "size"), SHA256: hash.Draw(t, "sha"), Prev: hash.Draw(t, "prev"),
-			Fresh: rapid.Bool().Draw(t, "fresh"), Managed: rapid.Bool().Draw(t, "managed"), Key: text.Draw(t, "key"),
+			Fresh: rapid.Bool().Draw(t, "fresh"), Keep: rapid.Bool().Draw(t, "keep"), Managed: rapid.Bool().Draw(t, "managed"), Key: text.Draw(t, "key"),
 			Session: text.Draw(t, "session"), Note: text.Draw(t, "note"), What: text.Draw(t, "what"),
 			Format: rapid.IntRange(0, 9).Draw(t, "format"), Covers: journal.Seq(rapid.Uint64().Draw(t, "covers")),
 			Meta: journal.NoMeta(),
