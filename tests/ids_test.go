@@ -137,7 +137,7 @@ func asIdentity(id identity, args []string) {
 		if program == "" {
 			program = "rsync"
 		}
-		become(program, append([]string{"-e", "ssh -F " + conf}, args...)...)
+		become(program, append([]string{"-e", os.Getenv("RSH") + " ssh -F " + conf}, args...)...)
 	case "curl":
 		for i, a := range args {
 			if rest, ok := strings.CutPrefix(a, "vault/"); ok {

@@ -14,6 +14,7 @@ import (
 	"vaultd/internal/rsync/delta"
 	"vaultd/internal/rsync/filter"
 	"vaultd/internal/rsync/flist"
+	"vaultd/internal/rsync/option"
 	"vaultd/internal/rsync/wire"
 )
 
@@ -312,7 +313,11 @@ func (g *generator) directory(i int, e *flist.Entry, p string, info *appendonly.
 		info = nil
 	}
 	if info == nil {
-		g.itemize(i, e, itemLocal, nil, 0, "")
+		if like, same := g.like(e); same {
+			g.likeItem(i, e, like)
+		} else {
+			g.itemize(i, e, itemLocal, like, 0, "")
+		}
 		if !g.opt.DryRun {
 			if err := g.create(p, func() error { return g.FS.Mkdir(p, g.want(e, nil)) }); err != nil {
 				g.lost = p
@@ -324,7 +329,11 @@ func (g *generator) directory(i int, e *flist.Entry, p string, info *appendonly.
 		return g.deleteIn(i, e, p)
 	}
 	if e.IsRoot() && g.madeRoot {
-		g.itemize(i, e, itemLocal, nil, 0, "")
+		if like, same := g.like(e); same {
+			g.likeItem(i, e, like)
+		} else {
+			g.itemize(i, e, itemLocal, like, 0, "")
+		}
 		if err := g.FS.SetMeta(p, g.want(e, info), false); err != nil {
 			return g.trouble("set attributes of", p, err)
 		}
@@ -381,7 +390,9 @@ func (g *generator) symlink(i int, e *flist.Entry, p string, info *appendonly.In
 			info = nil
 		}
 	}
-	g.itemize(i, e, f, info, 0, "")
+	if gone, err := g.madeLike(i, e, f, info); gone || err != nil {
+		return err
+	}
 	if g.opt.DryRun {
 		return nil
 	}
@@ -390,6 +401,28 @@ func (g *generator) symlink(i int, e *flist.Entry, p string, info *appendonly.In
 	}
 	g.links.come(g, i)
 	return g.madeSource(i)
+}
+
+// madeLike tells of a symlink, device or special that is about to be made, by what the basis directories have of it. It reports
+// whether it is not to be made: --compare-dest has it.
+func (g *generator) madeLike(i int, e *flist.Entry, f itemFlags, info *appendonly.Info) (skip bool, err error) {
+	if info != nil {
+		g.itemize(i, e, f, info, 0, "")
+		return false, nil
+	}
+	like, same := g.like(e)
+	if !same {
+		if like != nil {
+			f |= itemChange
+		}
+		g.itemize(i, e, f, like, 0, "")
+		return false, nil
+	}
+	g.likeItem(i, e, like)
+	if g.opt.BasisKind == option.CompareDest {
+		return true, g.madeSource(i)
+	}
+	return false, nil
 }
 
 // node makes a device, fifo or socket, or settles one that is the same.
@@ -405,7 +438,9 @@ func (g *generator) node(i int, e *flist.Entry, p string, info *appendonly.Info)
 		}
 		info = nil
 	}
-	g.itemize(i, e, itemLocal, info, 0, "")
+	if gone, err := g.madeLike(i, e, itemLocal, info); gone || err != nil {
+		return err
+	}
 	if g.opt.DryRun {
 		return nil
 	}

@@ -56,14 +56,6 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 			return nil // only what is shorter is appended to
 		}
 	}
-	if info == nil && g.links.waits(i, e, p) {
-		return nil
-	}
-	if info != nil {
-		if err := g.mayChange(e, p, info); err != nil {
-			return g.trouble("store", p, err)
-		}
-	}
 	from := basis{path: p, info: info, kind: basisName}
 	if info == nil && len(g.opt.BasisDirs) > 0 {
 		taken, found, err := g.fromBasisDirs(i, e, p)
@@ -71,6 +63,14 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 			return err
 		}
 		from = found
+	}
+	if from.info == nil && g.links.waits(i, e, p) {
+		return nil
+	}
+	if info != nil {
+		if err := g.mayChange(e, p, info); err != nil {
+			return g.trouble("store", p, err)
+		}
 	}
 	if from.info == nil && g.opt.Fuzzy > 0 {
 		from = g.fuzzy(e, p)
@@ -155,23 +155,63 @@ func (g *generator) fromBasisDirs(i int, e *flist.Entry, p string) (taken bool, 
 			g.itemize(i, e, 0, found.info, 0, "")
 			return true, found, g.madeSource(i)
 		}
-		return false, found, nil
 	case option.LinkDest:
 		if quality == 3 {
 			return true, found, g.linkTo(i, e, p, found.path, "", nil)
 		}
 	}
 	if g.opt.DryRun {
-		g.itemize(i, e, itemLocal, nil, 0, "")
+		g.itemize(i, e, itemLocal, found.info, 0, "")
 		return true, found, nil
 	}
 	if err := g.copyOf(e, p, found); err != nil {
 		return true, found, g.trouble("copy", p, err)
 	}
-	g.itemize(i, e, itemLocal, nil, 0, "")
+	g.itemize(i, e, itemLocal, found.info, 0, "")
 	g.later(i, e, p)
 	g.links.come(g, i)
 	return true, found, g.madeSource(i)
+}
+
+// like is what the basis directories have of an entry that is no file (generator.c: try_dests_non): the best of them, and
+// whether it is the same in every way. nil: nothing of its kind.
+func (g *generator) like(e *flist.Entry) (best *appendonly.Info, same bool) {
+	quality := 0
+	for _, dir := range g.opt.BasisDirs {
+		info, err := g.FS.Stat(path.Join(g.basisDir(dir), e.Path()))
+		if err != nil || info.Kind != kindOf(e) {
+			continue
+		}
+		q := 1
+		if e.IsDir() || e.IsSymlink() && info.Target == g.target(e) || e.IsDevice() && info.RDev == g.want(e, nil).RDev || e.IsSpecial() {
+			if q = 2; g.differs(e, &info) == 0 {
+				q = 3
+			}
+		}
+		if q > quality {
+			found := info
+			quality, best = q, &found
+		}
+		if q == 3 {
+			break
+		}
+	}
+	return best, quality == 3
+}
+
+// likeItem tells of an entry that stands in a basis directory as it is to be, to clients that want to hear of those.
+func (g *generator) likeItem(i int, e *flist.Entry, like *appendonly.Info) {
+	if !g.opt.ItemizeUnchanged() {
+		return
+	}
+	switch {
+	case g.opt.BasisKind == option.LinkDest && !e.IsDir():
+		g.itemize(i, e, itemLocal|itemName, like, 0, "")
+	case g.opt.BasisKind == option.CompareDest && !e.IsDir():
+		g.itemize(i, e, 0, like, 0, "")
+	default:
+		g.itemize(i, e, itemLocal, like, 0, "")
+	}
 }
 
 // basisDir is where a basis directory is: relative to the destination.
@@ -265,8 +305,12 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 			name = path.Base(from.path)
 		}
 	}
+	told := info
+	if from.kind < basisName { // what is there is compared with, not what is not
+		told = from.info
+	}
 	if g.opt.DryRun {
-		g.itemize(i, e, f, info, from.kind, name)
+		g.itemize(i, e, f, told, from.kind, name)
 		g.links.come(g, i)
 		return nil
 	}
@@ -284,7 +328,7 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 	}
 	t.flags = f
 	g.q.ask(t)
-	g.itemize(i, e, f, info, from.kind, name)
+	g.itemize(i, e, f, told, from.kind, name)
 	t.head.Write(g.out)
 	if sums == nil || g.opt.Append > 0 {
 		return nil

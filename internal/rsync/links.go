@@ -5,6 +5,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/rsync/flist"
+	"vaultd/internal/rsync/option"
 )
 
 // links keeps the names of one file together (--hard-links; generator.c, hlink.c). The others are linked to the first name in
@@ -137,6 +138,40 @@ func (l *links) failed(g *generator, i int) {
 	}
 }
 
+// alternative is what the basis directories have under the name of an entry that was linked to another of its names (hlink.c:
+// hard_link_check); nil when nothing fits. same: they have this very file there.
+func (g *generator) alternative(e *flist.Entry, there *appendonly.Info) (alt *appendonly.Info, same bool) {
+	var last appendonly.Info
+	fits := false
+	for _, dir := range g.opt.BasisDirs {
+		at := path.Join(g.basisDir(dir), e.Path())
+		info, err := g.FS.Stat(at)
+		switch {
+		case err != nil:
+			continue
+		case g.opt.BasisKind == option.LinkDest:
+			if info.Content == there.Content && info.Kind.HasContent() {
+				return &info, true
+			}
+			continue
+		}
+		last = info // rsync tells of the one that it looked at last, whether or not that fitted
+		if info.Kind != appendonly.KindFile {
+			continue
+		}
+		if ok, err := g.same(e, at, &info); !ok || err != nil {
+			continue
+		}
+		if fits = true; g.differs(e, &info) == 0 {
+			break
+		}
+	}
+	if !fits {
+		return nil, false
+	}
+	return &last, false
+}
+
 // linkTo makes p a further name of the file at target. name is what the client is told it was linked to; "" for one
 // in a basis directory.
 func (g *generator) linkTo(i int, e *flist.Entry, p, target, name string, info *appendonly.Info) error {
@@ -167,8 +202,15 @@ func (g *generator) linkTo(i int, e *flist.Entry, p, target, name string, info *
 		}
 	}
 	old := info
-	if old == nil && name == "" {
+	switch {
+	case old == nil && name == "":
 		old = &there
+	case old == nil:
+		alt, same := g.alternative(e, &there)
+		if same && !g.opt.ItemizeUnchanged() {
+			return g.madeSource(i)
+		}
+		old = alt
 	}
 	g.itemize(i, e, itemLocal|itemName, old, 0, name)
 	return g.madeSource(i)
