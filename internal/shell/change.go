@@ -45,6 +45,28 @@ func (c *call) each(ctx context.Context, operands []string, f func(name string) 
 	return status
 }
 
+// entries calls f for what is in a directory, sorted by name, until it fails.
+func entries(v *appendonly.FS, dir string, f func(*appendonly.Info) error) error {
+	d, err := v.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	for {
+		infos, err := d.Next(listBatch)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for i := range infos {
+			if err := f(&infos[i]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 func mkdir(ctx context.Context, c *call) error {
 	opt, names, ok := c.options("pvm:", map[string]byte{"parents": 'p', "verbose": 'v', "mode": 'm'})
 	meta, err := modeMeta(opt['m'])
@@ -295,24 +317,9 @@ func (y *copying) directory(ctx context.Context, from, to string, meta appendonl
 			return err
 		}
 	}
-	d, err := y.f.OpenDir(from)
-	if err != nil {
-		return err
-	}
-	for {
-		infos, err := d.Next(listBatch)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i := range infos {
-			if err := y.entry(ctx, path.Join(from, infos[i].Name), path.Join(to, infos[i].Name), &infos[i]); err != nil {
-				return err
-			}
-		}
-	}
+	return entries(y.f, from, func(i *appendonly.Info) error {
+		return y.entry(ctx, path.Join(from, i.Name), path.Join(to, i.Name), i)
+	})
 }
 
 func (y *copying) file(from, to string, meta appendonly.Meta) error {

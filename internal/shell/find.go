@@ -106,25 +106,10 @@ func (f *finder) walk(ctx context.Context, match predicate, e *found) error {
 }
 
 func (f *finder) below(ctx context.Context, match predicate, e *found) error {
-	d, err := f.FS.OpenDir(f.path(e.path))
-	if err != nil {
-		return err
-	}
 	at := strings.TrimSuffix(e.path, "/") + "/"
-	for {
-		infos, err := d.Next(listBatch)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i := range infos {
-			if err := f.walk(ctx, match, &found{path: at + infos[i].Name, info: &infos[i], depth: e.depth + 1}); err != nil {
-				return err
-			}
-		}
-	}
+	return entries(f.FS, f.path(e.path), func(i *appendonly.Info) error {
+		return f.walk(ctx, match, &found{path: at + i.Name, info: i, depth: e.depth + 1})
+	})
 }
 
 var errExpression = errors.New("an expression that is none")

@@ -2,7 +2,6 @@ package shell
 
 import (
 	"errors"
-	"io"
 	"path"
 	"strings"
 
@@ -97,29 +96,21 @@ func (r *runner) matching(dir, pattern string) ([]string, error) {
 	if dir == "" {
 		dir = "."
 	}
-	d, err := r.FS.OpenDir(r.path(dir))
-	if err != nil {
-		return nil, nil
-	}
 	var out []string
-	for {
-		infos, err := d.Next(listBatch)
-		if err == io.EOF {
-			return out, nil
+	err := entries(r.FS, r.path(dir), func(i *appendonly.Info) error {
+		if i.Name[0] == '.' && pattern[0] != '.' {
+			return nil
 		}
-		if err != nil {
-			return nil, err
+		if ok, _ := path.Match(pattern, i.Name); ok {
+			out = append(out, i.Name)
 		}
-		for i := range infos {
-			n := infos[i].Name
-			if n[0] == '.' && pattern[0] != '.' {
-				continue
-			}
-			if ok, _ := path.Match(pattern, n); ok {
-				if out = append(out, n); len(out) > maxGlob {
-					return nil, errManyNames
-				}
-			}
+		if len(out) > maxGlob {
+			return errManyNames
 		}
+		return nil
+	})
+	if errors.Is(err, errManyNames) {
+		return nil, err
 	}
+	return out, nil
 }

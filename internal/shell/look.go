@@ -427,30 +427,18 @@ func (c *call) sum(ctx context.Context, name string, at, depth int, show func(in
 	if err := ctx.Err(); err != nil || at > maxTree {
 		return 0, err
 	}
-	d, err := c.FS.OpenDir(c.path(name))
-	if err != nil {
-		return 0, err
-	}
 	var n int64
-	for {
-		infos, err := d.Next(listBatch)
-		if err == io.EOF {
-			break
+	err := entries(c.FS, c.path(name), func(i *appendonly.Info) error {
+		if i.Kind != appendonly.KindDir {
+			n += i.Size
+			return nil
 		}
-		if err != nil {
-			return n, err
-		}
-		for i := range infos {
-			if infos[i].Kind != appendonly.KindDir {
-				n += infos[i].Size
-				continue
-			}
-			below, err := c.sum(ctx, path.Join(name, infos[i].Name), at+1, depth, show)
-			n += below
-			if err != nil {
-				return n, err
-			}
-		}
+		below, err := c.sum(ctx, path.Join(name, i.Name), at+1, depth, show)
+		n += below
+		return err
+	})
+	if err != nil {
+		return n, err
 	}
 	if at <= depth {
 		return n, show(n, name)
