@@ -81,7 +81,7 @@ func (b *bench) open() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.vault, b.opened = v, b.boot
+	b.vault, b.opened = appendonly.Inline(v), b.boot
 	b.t.Cleanup(func() { v.Close() })
 }
 

@@ -68,3 +68,9 @@ var (
 
 // Clean is clean.
 func Clean(p string) (string, error) { return clean(OpStat, p) }
+
+// Inline lets everything of v happen in the call that causes it. It comes before any other use.
+func Inline(v *Vault) *Vault {
+	v.inline = true
+	return v
+}
