@@ -45,6 +45,8 @@ var edges = []struct {
 		[]string{"vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/sshd", "vaultd/internal/session", "vaultd/internal/store"}, true},
 	{"internal/attack", "the suite proves through a protocol what it can not see inside: nothing of the server's",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "vaultd/internal/tenant"}, false},
+	{"internal/retention", "it plans from the journal and reaches contents through its Contents only",
+		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd", "vaultd/internal/session", "os/exec"}, true},
 	{"internal/archive", "restores write through os.Root, and read through appendonly",
 		[]string{"vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "os/exec"}, true},
 }
@@ -57,8 +59,9 @@ var onlyFrom = []struct {
 	{"vaultd/internal/volume", "nobody else can write to a tenant's dataset",
 		[]string{"vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/bench", "vaultd/bench/seed"}},
 	{"vaultd/internal/journal", "the core writes it; store and cmd read and rebuild it; volume and quota hold its bytes",
-		[]string{"vaultd/internal/appendonly", "vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/internal/volume", "vaultd/internal/volume/volumetest", "vaultd/internal/quota", "vaultd/bench", "vaultd/bench/seed"}},
-	{"os/exec", "the server forks nothing", []string{"vaultd/bench"}},
+		[]string{"vaultd/internal/appendonly", "vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/internal/volume", "vaultd/internal/volume/volumetest", "vaultd/internal/quota", "vaultd/internal/retention", "vaultd/bench", "vaultd/bench/seed"}},
+	{"os/exec", "the server forks nothing but itself, as the expire process", []string{"vaultd/bench", "vaultd/cmd/vaultd"}},
+	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
 	{"unsafe", "nothing here needs it", nil},
 }

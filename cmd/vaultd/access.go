@@ -109,7 +109,7 @@ func (a *access) reload() error {
 	return err
 }
 
-// watch ends sessions whose key expires while they run.
+// watch ends sessions whose key expires while they run, and takes over changes of policy that waited until now.
 func (a *access) watch(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
@@ -119,8 +119,21 @@ func (a *access) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			a.recheck()
+			if err := a.settle(); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// settle reloads the catalog when a change that waited is due.
+func (a *access) settle() error {
+	for _, t := range a.st.Tenants().Tenants() {
+		if t.Pending != nil && !time.Now().Before(t.Pending.Due) {
+			return a.reload()
+		}
+	}
+	return nil
 }
 
 var _ sshd.Access = (*access)(nil)

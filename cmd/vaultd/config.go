@@ -26,6 +26,7 @@ type Config struct {
 
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
+	Expire   ExpireConfig   `toml:"expire"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
 }
@@ -96,6 +97,15 @@ type StoreConfig struct {
 	SegmentInterval Duration `toml:"segment_interval"`
 }
 
+// ExpireConfig is the [expire] section: the process that frees what retention lets go of.
+type ExpireConfig struct {
+	// Interval is how often it runs beside the server. Default 1h; 0s: never, somebody runs "vaultd expire".
+	Interval Duration `toml:"interval"`
+	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less
+	// wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
+	CoolDown Duration `toml:"cool_down"`
+}
+
 // DefaultsConfig is the [defaults] section: what a new tenant gets where `vaultd tenant add` says nothing.
 // Changing it never changes a tenant that exists.
 type DefaultsConfig struct {
@@ -117,6 +127,12 @@ type DefaultsConfig struct {
 	// Snapshots are cron lines (five fields, or @hourly, @daily, @weekly, @monthly), by the server's clock.
 	// Default ["@hourly", "@daily"]; [] is none.
 	Snapshots []string `toml:"snapshots"`
+	// Lock is how long nothing of a tenant's past is freed after it ended; it can only be lengthened. Default 30d.
+	Lock Duration `toml:"lock"`
+	// Keep says which instants stay after the lock: the newest snapshot of each of the last so many hours, days, weeks, months
+	// and years that have one, such as "hourly=24,daily=30". "all" keeps everything.
+	// Default "hourly=24,daily=30,weekly=12,monthly=24,yearly=5".
+	Keep string `toml:"keep"`
 	// PushEndSnapshots makes one at the end of every push that changed something. Default true.
 	PushEndSnapshots bool `toml:"push_end_snapshots"`
 }
@@ -132,7 +148,7 @@ type LogConfig struct {
 
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
-	policy, schedule := tenant.DefaultPolicy(), tenant.DefaultSchedule()
+	policy, schedule, keeps := tenant.DefaultPolicy(), tenant.DefaultSchedule(), tenant.DefaultRetention()
 	return Config{
 		Listen: []string{":2222"},
 		SSH: SSHConfig{
@@ -161,7 +177,10 @@ func DefaultConfig() Config {
 			BarrierInterval: Duration{2 * time.Second},
 			SegmentInterval: Duration{5 * time.Minute},
 		},
+		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Defaults: DefaultsConfig{
+			Lock:             Duration{keeps.Lock},
+			Keep:             keeps.Keep.String(),
 			Mode:             policy.Mode,
 			SealAfter:        Duration{policy.SealAfter},
 			ResumeWindow:     Duration{policy.ResumeWindow},
@@ -175,8 +194,10 @@ func DefaultConfig() Config {
 
 // NewTenant starts a tenant from the section.
 func (d DefaultsConfig) NewTenant(name string) tenant.NewTenant {
+	keep, _ := tenant.ParseKeep(d.Keep) // checked with the configuration
 	return tenant.NewTenant{
-		Name: name,
+		Name:      name,
+		Retention: tenant.Retention{Lock: d.Lock.Duration, Keep: keep},
 		Policy: tenant.Policy{Mode: d.Mode, SealAfter: d.SealAfter.Duration, ResumeWindow: d.ResumeWindow.Duration,
 			Durability: tenant.Durability(d.Durability)},
 		Quota:    tenant.Quota{Bytes: int64(d.Quota), Files: d.QuotaFiles},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -29,6 +30,12 @@ func (c *Config) check(bad checker) {
 	atLeast(bad, "store.free_inodes", s.FreeInodes, 0)
 	positive(bad, "store.barrier_interval", s.BarrierInterval)
 	positive(bad, "store.segment_interval", s.SegmentInterval)
+	if c.Expire.Interval.Duration < 0 || c.Expire.Interval.Duration > 0 && c.Expire.Interval.Duration < time.Minute {
+		bad("expire.interval", -1, "%v: want 0s, or at least 1m", c.Expire.Interval)
+	}
+	if c.Expire.CoolDown.Duration < time.Hour {
+		bad("expire.cool_down", -1, "%v is less than 1h", c.Expire.CoolDown)
+	}
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
@@ -117,6 +124,12 @@ func (d *DefaultsConfig) check(bad checker) {
 		}
 	}
 	oneOf(bad, "defaults.durability", -1, d.Durability, []string{string(tenant.AtSession), string(tenant.AtClose)})
+	if d.Lock.Duration < tenant.MinLock {
+		bad("defaults.lock", -1, "%v is less than %v", d.Lock, tenant.MinLock)
+	}
+	if _, err := tenant.ParseKeep(d.Keep); err != nil {
+		bad("defaults.keep", -1, "%v", err)
+	}
 	if len(d.Snapshots) > tenant.MaxLines {
 		bad("defaults.snapshots", -1, "has %d lines of at most %d", len(d.Snapshots), tenant.MaxLines)
 		return

@@ -53,6 +53,12 @@ barrier_interval = "2s"
 # How long a journal segment stays open while changes come in.
 segment_interval = "5m"
 
+[expire]
+# How often what retention lets go of is freed. 0s: never; run "vaultd expire".
+interval = "1h"
+# How long a schedule or hold that was weakened still counts, and how long other changes that promise less wait.
+cool_down = "7d"
+
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]
 # "strict": names are written once. "versioned": names may move on, what they were stays readable.
@@ -68,6 +74,10 @@ resume_window = "24h"
 durability = "session"
 # Cron lines by the server's clock: five fields, or @hourly, @daily, @weekly, @monthly. []: none.
 snapshots = ["@hourly", "@daily"]
+# How long nothing of the past is freed after it ended, and which instants stay after that: the newest snapshot of each of
+# the last so many hours, days, weeks, months and years that have one ("all": everything). A lock is never shortened.
+lock = "30d"
+keep = "hourly=24,daily=30,weekly=12,monthly=24,yearly=5"
 # One more at the end of each push that changed something.
 push_end_snapshots = true
 

@@ -98,7 +98,7 @@ snapshots = []
 // The defaults of the file, of the section and of the catalog are one and the same.
 func TestNewTenantDefaults(t *testing.T) {
 	n := DefaultConfig().Defaults.NewTenant("acme")
-	want := tenant.NewTenant{Name: "acme", Policy: tenant.DefaultPolicy(), Schedule: tenant.DefaultSchedule()}
+	want := tenant.NewTenant{Name: "acme", Policy: tenant.DefaultPolicy(), Schedule: tenant.DefaultSchedule(), Retention: tenant.DefaultRetention()}
 	if d := cmp.Diff(want, n); d != "" {
 		t.Error(d)
 	}
@@ -297,7 +297,7 @@ func TestConfigTags(t *testing.T) {
 			}
 		}
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != 5 {
+	if n := reflect.TypeFor[Config]().NumField(); n != 6 {
 		t.Errorf("%d fields at the top", n)
 	}
 }

@@ -36,7 +36,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	create.Flags().StringVar(&name, "name", "", "what to call it (default: the time)")
 	a.jsonFlag(list)
 	a.jsonFlag(create)
-	c.AddCommand(list, create)
+	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease())
 	return c
 }
 

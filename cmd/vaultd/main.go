@@ -21,6 +21,7 @@ import (
 
 	"vaultd/internal/admin"
 	"vaultd/internal/appendonly"
+	"vaultd/internal/retention"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 )
@@ -90,7 +91,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
-		a.checkCommand(), a.configCommand(), a.versionCommand())
+		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.checkCommand(), a.configCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
 }
@@ -166,7 +167,8 @@ func exitCode(err error) int {
 		return exitConflict
 	case errors.Is(err, admin.ErrNotRunning):
 		return exitUnavailable
-	case errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrTenantInUse), errors.Is(err, tenant.ErrBusy), errors.Is(err, admin.ErrRunning):
+	case errors.Is(err, store.ErrInUse), errors.Is(err, store.ErrTenantInUse), errors.Is(err, tenant.ErrBusy), errors.Is(err, admin.ErrRunning),
+		errors.Is(err, retention.ErrBusy):
 		return exitTemporary
 	}
 	return exitFailed
@@ -176,8 +178,12 @@ func exitCode(err error) int {
 func hint(err error) string {
 	var weak *tenant.WeakeningError
 	switch {
+	case errors.As(err, &weak) && weak.Never:
+		return "make a new tenant with a shorter lock, and remove this one when its lock has ended"
 	case errors.As(err, &weak):
-		return "a policy can be made stricter, and not yet weaker"
+		return "with --weaken it takes effect after a cool-down, in which it can be vetoed"
+	case errors.Is(err, retention.ErrForeign):
+		return "somebody rewrote, cut or exchanged the journal: vaultd journal verify"
 	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy):
 		return "another vaultd command or server is at work there; try again"
 	case errors.Is(err, store.ErrTenantInUse):

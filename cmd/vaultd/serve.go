@@ -244,6 +244,7 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	g.Go(func() error { return console.Serve(gctx, sock) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return a.keepExpiring(gctx, conf, log) })
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })
 	}

@@ -40,6 +40,8 @@ func (o *operations) calls() map[string]admin.Call {
 		"journal.rebuild": admin.Handle(o.rebuildIndex),
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
 		"quota.recount":   admin.Handle(o.recount),
+		"freed":           admin.Handle(o.freed),
+		"retire":          admin.Handle(o.retire),
 	}
 }
 

@@ -18,7 +18,7 @@ func (a *app) catalog() *tenant.DB { return tenant.New(a.dir, tenant.Options{Dry
 
 func (a *app) tenantCommand() *cobra.Command {
 	c := &cobra.Command{Use: "tenant", Short: "Accounts: who stores what, and under which policy"}
-	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(),
+	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(),
 		a.tenantSuspend("suspend", "Make a tenant read-only", true), a.tenantSuspend("resume", "End a suspension", false))
 	return c
 }
@@ -30,6 +30,9 @@ type policyFlags struct {
 	prefixes, snapshots     []string
 	sealAfter, resumeWindow time.Duration
 	pushEnd, deleteFails    bool
+	lock                    Duration
+	keep                    string
+	rules                   []string
 }
 
 func (p *policyFlags) register(c *cobra.Command) {
@@ -43,6 +46,9 @@ func (p *policyFlags) register(c *cobra.Command) {
 	f.StringVar(&p.durability, "durability", "", "session, or close: every CLOSE waits for stable storage")
 	f.BoolVar(&p.deleteFails, "delete-fails", false, "rsync --delete to a strict tenant ends with status 23 when something was kept, not with a warning")
 	f.StringArrayVar(&p.snapshots, "snapshot", nil, "a schedule line, such as @hourly or \"30 4 * * *\" (repeat; the whole list)")
+	f.Var(&p.lock, "lock", "how long nothing of the past is freed after it ended, such as 30d; can only be lengthened")
+	f.StringVar(&p.keep, "keep", "", "which instants stay after the lock: all, or such as hourly=24,daily=30,weekly=12,monthly=24,yearly=5")
+	f.StringArrayVar(&p.rules, "expire", nil, "PATH=AGE: files below PATH go when they are older (repeat; the whole list; \"\" for none)")
 	f.BoolVar(&p.pushEnd, "push-snapshots", true, "take a snapshot at the end of every push")
 }
 
@@ -92,6 +98,29 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 	if given("snapshot") {
 		ch.Snapshots = &p.snapshots
 	}
+	if given("lock") {
+		ch.Lock = &p.lock.Duration
+	}
+	if given("keep") {
+		k, err := tenant.ParseKeep(p.keep)
+		errs = errors.Join(errs, err)
+		ch.Keep = &k
+	}
+	if given("expire") {
+		list := []tenant.ExpireRule{}
+		for _, x := range p.rules {
+			if x == "" {
+				continue
+			}
+			path, age, ok := strings.Cut(x, "=")
+			var d Duration
+			if err := d.Set(age); !ok || err != nil {
+				errs = errors.Join(errs, fmt.Errorf("expire %q: want PATH=AGE, such as dumps=90d", x))
+			}
+			list = append(list, tenant.ExpireRule{Prefix: path, After: d.Duration})
+		}
+		ch.Rules = &list
+	}
 	if given("push-snapshots") {
 		ch.PushEnd = &p.pushEnd
 	}
@@ -113,6 +142,9 @@ func applyChange(n *tenant.NewTenant, ch tenant.Change) {
 	set(&n.Quota.Files, ch.QuotaFiles)
 	set(&n.Schedule.Snapshots, ch.Snapshots)
 	set(&n.Schedule.PushEnd, ch.PushEnd)
+	set(&n.Retention.Lock, ch.Lock)
+	set(&n.Retention.Keep, ch.Keep)
+	set(&n.Retention.Rules, ch.Rules)
 }
 
 func set[T any](to *T, from *T) {
@@ -311,9 +343,19 @@ func showTenant(w io.Writer, r tenantReply) {
 		{"used", fmt.Sprintf("%s of %s in %d names", size(u.Used), limit(u.Limit), u.Files)},
 		{"", fmt.Sprintf("live %s, versions %s, unfinished %s, journal %s", size(u.Live), size(u.Versions), size(u.Staging), size(u.Journal))},
 		{"snapshots", strings.Join(t.Schedule.Snapshots, ", ")},
+		{"keeps", fmt.Sprintf("everything for %s after it ended, then %s", tenant.Days(t.Retention.Lock), t.Retention.Keep)},
 		{"durability", string(t.Policy.Durability)},
 		{"created", stamp(t.Created)},
 	}...)
+	for _, x := range t.Retention.Rules {
+		rows = append(rows, []string{"", "files of " + appendonly.QuotePath("/"+x.Prefix) + " go after " + tenant.Days(x.After)})
+	}
+	for _, h := range t.Retention.Holds {
+		rows = append(rows, []string{"hold", fmt.Sprintf("%s: %s (%s, %s)", h.Snapshot, h.Reason, h.Who, stamp(h.Since))})
+	}
+	if t.Pending != nil {
+		rows = append(rows, []string{"WAITS", fmt.Sprintf("%s, until %s (by %s); vaultd tenant veto %s", strings.Join(t.Pending.What, "; "), stamp(t.Pending.Due), t.Pending.Who, t.Name)})
+	}
 	for _, row := range rows {
 		fmt.Fprintf(w, "%-12s%s\n", row[0], row[1])
 	}
@@ -336,14 +378,36 @@ func (a *app) tenant(name string) (*tenant.Snapshot, tenant.Tenant, error) {
 
 func (a *app) tenantSet() *cobra.Command {
 	var p policyFlags
-	c := &cobra.Command{Use: "set NAME", Short: "Change a tenant's policy, quota or schedule (never to something weaker)", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		ch, err := p.change(cmd)
-		if err != nil {
-			return err
-		}
-		return a.changeTenant(cmd, args[0], ch)
-	}}
+	var weaken bool
+	c := &cobra.Command{Use: "set NAME", Short: "Change a tenant's policy, quota or schedule", Args: cobra.ExactArgs(1),
+		Long: "Changes what the flags say. What promises less than before is refused; with --weaken it takes effect after a cool-down, in which everybody can see it and `vaultd tenant veto` takes it back. A lock is never shortened. A schedule that keeps less (--keep), an --expire rule and a released hold are stored at once: the expire process itself goes by the old ones for as long.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ch, err := p.change(cmd)
+			if err != nil {
+				return err
+			}
+			if !weaken {
+				return a.changeTenant(cmd, args[0], ch)
+			}
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			t, err := a.catalog().Weaken(args[0], ch, conf.Expire.CoolDown.Duration)
+			return a.changed(cmd, t, err)
+		}}
 	p.register(c)
+	c.Flags().BoolVar(&weaken, "weaken", false, "let a change that promises less take effect after the cool-down")
+	a.jsonFlag(c)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) tenantVeto() *cobra.Command {
+	c := &cobra.Command{Use: "veto NAME", Short: "Take back a change that waits for its cool-down", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		t, err := a.catalog().Veto(args[0])
+		return a.changed(cmd, t, err)
+	}}
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -360,6 +424,11 @@ func (a *app) tenantSuspend(use, short string, suspended bool) *cobra.Command {
 
 func (a *app) changeTenant(cmd *cobra.Command, name string, ch tenant.Change) error {
 	t, err := a.catalog().ChangeTenant(name, ch)
+	return a.changed(cmd, t, err)
+}
+
+// changed tells the server of a change that was made, and the operator.
+func (a *app) changed(cmd *cobra.Command, t tenant.Tenant, err error) error {
 	if err != nil {
 		return err
 	}
@@ -374,6 +443,9 @@ func (a *app) changeTenant(cmd *cobra.Command, name string, ch tenant.Change) er
 			state = "suspended"
 		}
 		fmt.Fprintf(w, "tenant %s: %s, %s, quota %s\n", t.Name, state, t.Policy.Mode, limit(t.Quota.Bytes))
+		if t.Pending != nil {
+			fmt.Fprintf(w, "waits until %s: %s\ntake it back with: vaultd tenant veto %s\n", stamp(t.Pending.Due), strings.Join(t.Pending.What, "; "), t.Name)
+		}
 	})
 }
 

@@ -58,6 +58,8 @@ var (
 	ErrNotRegular  = errors.New("not a regular file")
 	// ErrQuarantined: the content did not match its hash after a crash, or verification found it wrong.
 	ErrQuarantined = errors.New("content is damaged and is not served")
+	// ErrExpired: the version is known, and its content was let go by the vault's retention. It is fs.ErrNotExist, too.
+	ErrExpired = fmt.Errorf("this version was let go by the vault's retention: %w", fs.ErrNotExist)
 	// ErrReadOnly: storage failed (or its journal is damaged) and the tenant takes no more changes until restarted.
 	ErrReadOnly = errors.New("the vault is read-only after a storage error; ask its operator")
 	// ErrClosed: the upload or session has ended.

@@ -24,6 +24,11 @@ func (v *Vault) openContent(id journal.ID) (Content, error) {
 	if errors.Is(err, fs.ErrNotExist) { // it moves from staging to the store: once more
 		c, err = v.vol.Open(id)
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if freed, ferr := v.idx.Freed(id); ferr == nil && freed {
+			err = ErrExpired
+		}
+	}
 	return c, err
 }
 

@@ -30,6 +30,7 @@
 //	snapshot  note (its name), what (push, manual, or a schedule): this record is the instant
 //	barrier   covers: the contents of all records up to that one were on stable storage before this was written
 //	epoch     note: the server's clock was set; from here on times begin anew
+//	free      freed, dropped: retention let go of these contents (id, size) and snapshots (by their instants)
 //	void      path, id: after a crash, this content was not what its record said; it was never acknowledged
 //
 // Metadata is mode (octal), uid, gid, mtime and atime (seconds, with nine decimals if need be), rdev,
@@ -51,7 +52,7 @@
 //	F dir name              live names that are fresh
 //	S seq                   snapshots
 //	T epoch second          the first record of each second; E epoch: the epochs
-//	H id                    late digests; V id: contents that are void
+//	H id                    late digests; V id: contents that are void; X id: contents that retention let go of
 //	M                       the newest record seen, totals, and how the last process ended
 //
 // An entry holds the seq since which it stands (from), so a name at an instant is one seek.

@@ -66,6 +66,7 @@ const (
 	tabEpoch = 'E'
 	tabHash  = 'H'
 	tabVoid  = 'V'
+	tabFreed = 'X'
 	tabFresh = 'F'
 	tabState = 'M'
 )
@@ -289,6 +290,8 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		return nil
 	case OpVoid:
 		return x.applyVoid(r, at)
+	case OpFree:
+		return x.applyFree(r)
 	}
 	x.state.Totals.Records++
 	x.state.Changed = r.Seq
@@ -507,6 +510,26 @@ func (x *Index) applyVoid(r *Record, at Loc) error {
 	return x.restore(r, at, e.From)
 }
 
+// applyFree notes what retention let go of. What is said twice counts once.
+func (x *Index) applyFree(r *Record) error {
+	said := make(map[ID]bool, len(r.Freed))
+	for _, f := range r.Freed {
+		freed, err := x.Freed(f.ID)
+		if err != nil {
+			return err
+		}
+		if !freed && !said[f.ID] {
+			said[f.ID] = true
+			x.put(idKey(tabFreed, f.ID), present)
+			x.state.Totals.Past -= Charge(f.Size)
+		}
+	}
+	for _, seq := range r.Dropped {
+		x.put(seqKey(tabSnap, seq), nil)
+	}
+	return nil
+}
+
 // restore lets at stand for what it stood for until the record until, or if that was void too, for
 // what was there before it without a break.
 func (x *Index) restore(r *Record, at Loc, until Seq) error {
@@ -698,6 +721,12 @@ func (x *Index) Hash(e *Entry) (Hash, error) {
 // Void reports whether a content is known to be damaged.
 func (x *Index) Void(id ID) (bool, error) {
 	b, err := x.t.get(idKey(tabVoid, id))
+	return b != nil, err
+}
+
+// Freed reports whether retention let go of a content.
+func (x *Index) Freed(id ID) (bool, error) {
+	b, err := x.t.get(idKey(tabFreed, id))
 	return b != nil, err
 }
 

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"io/fs"
@@ -217,6 +218,44 @@ func (x *Index) Versions(at Loc) ([]Version, error) {
 		return derr
 	})
 	return out, err
+}
+
+// EachPast calls f with everything that names stood for and do not any more, by directory and name, until f returns
+// false. What it is given is valid until f returns, and f may not use the index.
+func (x *Index) EachPast(f func(at Loc, v Version) bool) error {
+	return x.eachRow(tabPast, func(k, b []byte) (bool, error) {
+		p, err := decodePast(b)
+		if err != nil || len(k) < 18 {
+			return false, cmp.Or(err, errEntry)
+		}
+		return f(Loc{DirID(binary.BigEndian.Uint64(k[1:])), string(k[9 : len(k)-9])}, Version(p)), nil
+	})
+}
+
+// EachLive is EachPast for what names stand for now.
+func (x *Index) EachLive(f func(at Loc, e *Entry) bool) error {
+	var e Entry
+	return x.eachRow(tabLive, func(k, b []byte) (bool, error) {
+		if err := e.decode(b); err != nil || len(k) < 9 {
+			return false, cmp.Or(err, errEntry)
+		}
+		return f(Loc{DirID(binary.BigEndian.Uint64(k[1:])), string(k[9:])}, &e), nil
+	})
+}
+
+func (x *Index) eachRow(table byte, f func(k, b []byte) (bool, error)) error {
+	return x.t.view(func(v *view) error {
+		var derr error
+		v.ascend([]byte{table}, func(k, b []byte) bool {
+			if k[0] != table {
+				return false
+			}
+			var more bool
+			more, derr = f(k, b)
+			return more && derr == nil
+		})
+		return derr
+	})
 }
 
 // EverDir returns the directory that path is, or was when it was last one: for asking about the

@@ -49,6 +49,16 @@ func (r *Reader) All(f func(rec *Record, line []byte) error) (Head, int64, error
 	}
 }
 
+// Closed calls f for every record after from that is in a closed segment, and returns where they end. Chain and segments are
+// checked on the way; ErrCorrupt also where the journal ends before from: it was cut.
+func (r *Reader) Closed(from Head, f func(rec *Record) error) (Head, error) {
+	head, err := r.closed(from, func(rec *Record, _ []byte) error { return f(rec) })
+	if err == nil && head.Seq < from.Seq {
+		err = fmt.Errorf("%w: it ends at record %d, and had %d before", ErrCorrupt, head.Seq, from.Seq)
+	}
+	return head, err
+}
+
 // closed reads the closed segments that hold records after from, and returns where they end.
 func (r *Reader) closed(from Head, f func(*Record, []byte) error) (Head, error) {
 	names, err := r.segs.Segments()

@@ -37,6 +37,7 @@ const (
 	OpEpoch    Op = "epoch"    // the server's clock was set
 	OpVoid     Op = "void"     // after a crash: the content is not what was recorded; it was never acknowledged
 	OpPolicy   Op = "policy"   // what the operator changed
+	OpFree     Op = "free"     // retention let go of contents and of snapshots' names
 )
 
 // Hash is a SHA-256; zero means not known (yet).
@@ -70,8 +71,16 @@ type Record struct {
 	Prev    Hash   // segment: the chain before it
 	Format  int    // segment
 	Covers  Seq    // barrier: the newest record whose content was stable before this one was written
+	Freed   []Freed
+	Dropped []Seq // free: snapshots whose names ended
 
 	Chain Hash // over the chain before and this line; computed on appending, checked on reading
+}
+
+// Freed is a content that retention let go of: its bytes are gone, what is known of it stays.
+type Freed struct {
+	ID   ID    `json:"id"`
+	Size int64 `json:"size"`
 }
 
 // line is a Record's JSON. Bytes that are not UTF-8 travel in the *64 twin of a field.
@@ -107,6 +116,8 @@ type line struct {
 	Prev     string            `json:"prev,omitempty"`
 	Format   int               `json:"format,omitempty"`
 	Covers   Seq               `json:"covers,omitempty"`
+	Freed    []Freed           `json:"freed,omitempty"`
+	Dropped  []Seq             `json:"dropped,omitempty"`
 }
 
 // xattr64 is an attribute whose name is not UTF-8.
@@ -199,7 +210,8 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 
 func (r *Record) line() line {
 	l := line{Seq: r.Seq, Time: r.Time, Op: r.Op, Size: r.Size, RDev: r.Meta.RDev, Fresh: r.Fresh, Keep: r.Keep,
-		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format, Covers: r.Covers}
+		Managed: r.Managed, Key: r.Key, Session: r.Session, Note: r.Note, What: r.What, Format: r.Format, Covers: r.Covers,
+		Freed: r.Freed, Dropped: r.Dropped}
 	l.XAttrs, l.XAttrs64 = splitXAttrs(r.Meta.XAttrs)
 	l.Path, l.Path64 = splitBytes(r.Path)
 	l.To, l.To64 = splitBytes(r.To)
@@ -242,7 +254,7 @@ func (r *Record) hasMeta() bool {
 
 func (l *line) record() (*Record, error) {
 	r := &Record{Seq: l.Seq, Time: l.Time, Op: l.Op, Size: l.Size, Fresh: l.Fresh, Keep: l.Keep, Managed: l.Managed, Key: l.Key,
-		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format, Covers: l.Covers,
+		Session: l.Session, Note: l.Note, What: l.What, Format: l.Format, Covers: l.Covers, Freed: l.Freed, Dropped: l.Dropped,
 		Path: joinBytes(l.Path, l.Path64), To: joinBytes(l.To, l.To64), Target: joinBytes(l.Target, l.Target64)}
 	r.Meta = NoMeta()
 	r.Meta.RDev, r.Meta.XAttrs = l.RDev, joinXAttrs(l.XAttrs, l.XAttrs64)

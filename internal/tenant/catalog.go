@@ -24,6 +24,14 @@ type Catalog interface {
 	// ChangeTenant makes a change, or refuses it whole with *WeakeningError. A change that changes nothing
 	// is no error and leaves no audit line.
 	ChangeTenant(name string, c Change) (Tenant, error)
+	// Weaken stores a change that promises less for later: it takes effect once d has passed, unless it is vetoed before. One
+	// that promises no less is made at once. A second one is ErrConflict.
+	Weaken(name string, c Change, d time.Duration) (Tenant, error)
+	// Veto takes a stored change back; ErrNotFound when there is none.
+	Veto(name string) (Tenant, error)
+	// Hold keeps a snapshot, for a reason, whatever the schedule says. Release ends that; reason "" ends all of the snapshot's.
+	Hold(name string, h Hold) error
+	Release(name, snapshot, reason string) error
 	// AddKeys gives a tenant further keys, all or none. A key that any tenant has, or ever had, is ErrConflict.
 	AddKeys(tenant string, keys ...NewKey) ([]Key, error)
 	// RevokeKey refuses a key from now on and for ever. ref is its ID or fingerprint. Revoking twice is no error.
@@ -32,11 +40,12 @@ type Catalog interface {
 
 // NewTenant is what an operator says of a new tenant. Start from DefaultPolicy and DefaultSchedule.
 type NewTenant struct {
-	Name     string
-	Policy   Policy
-	Quota    Quota
-	Schedule Schedule
-	Keys     []NewKey
+	Name      string
+	Policy    Policy
+	Quota     Quota
+	Schedule  Schedule
+	Retention Retention
+	Keys      []NewKey
 }
 
 // NewKey is what an operator says of a new key.

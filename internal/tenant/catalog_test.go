@@ -332,7 +332,7 @@ func TestFormat(t *testing.T) {
 		name string
 		edit func(*bbolt.Tx) error
 	}{
-		{"newer", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("2")) }},
+		{"newer", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("3")) }},
 		{"nonsense", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("x")) }},
 		{"not ours", func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("meta")) }},
 	}
@@ -348,6 +348,37 @@ func TestFormat(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A catalog of format 1 knows no retention: its tenants keep everything, until somebody says otherwise.
+func TestMigrate(t *testing.T) {
+	db, dir := newDB(t)
+	n := plain("acme")
+	n.Retention = tenant.DefaultRetention()
+	if _, _, err := db.AddTenant(n); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, dir, tenant.FileName, func(tx *bbolt.Tx) error {
+		old := []byte(`{"id":"t-aaaaaaaaaaaa","name":"old","created":"2026-01-01T00:00:00Z","suspended":false,"policy":{"mode":"strict","seal_after_ns":0,"resume_window_ns":0,"durability":"session"},"quota":{"bytes":0,"files":0},"schedule":{"snapshots":["@daily"],"push_end":true}}`)
+		if err := tx.Bucket([]byte("tenants")).Put([]byte("old"), old); err != nil {
+			return err
+		}
+		return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("1"))
+	})
+	old, ok := snapshot(t, db).Tenant("old")
+	if !ok || old.Retention.Keep != nil || old.Retention.Lock != 0 || old.Pending != nil {
+		t.Fatalf("read as %+v, %v", old, ok)
+	}
+	day := 24 * time.Hour
+	if _, err := db.ChangeTenant("old", tenant.Change{Lock: &day}); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, dir, tenant.FileName, func(tx *bbolt.Tx) error {
+		if f := string(tx.Bucket([]byte("meta")).Get([]byte("format"))); f != "2" {
+			t.Errorf("format %s after a change", f)
+		}
+		return nil
+	})
 }
 
 // A record with a field that this version does not know may restrict what we would then allow.

@@ -13,28 +13,43 @@ import (
 
 // Change says what is to be different; nil leaves a field as it is.
 type Change struct {
-	Suspended    *bool
-	Mode         *appendonly.Mode
-	Prefixes     *[]Prefix // the whole new list
-	SealAfter    *time.Duration
-	ResumeWindow *time.Duration
-	Durability   *Durability
-	DeleteFails  *bool
-	QuotaBytes   *int64
-	QuotaFiles   *int64
-	Snapshots    *[]string // the whole new list
-	PushEnd      *bool
+	Suspended    *bool            `json:"suspended,omitempty"`
+	Mode         *appendonly.Mode `json:"mode,omitempty"`
+	Prefixes     *[]Prefix        `json:"prefixes,omitempty"` // the whole new list
+	SealAfter    *time.Duration   `json:"seal_after_ns,omitempty"`
+	ResumeWindow *time.Duration   `json:"resume_window_ns,omitempty"`
+	Durability   *Durability      `json:"durability,omitempty"`
+	DeleteFails  *bool            `json:"delete_fails,omitempty"`
+	QuotaBytes   *int64           `json:"quota_bytes,omitempty"`
+	QuotaFiles   *int64           `json:"quota_files,omitempty"`
+	Snapshots    *[]string        `json:"snapshots,omitempty"` // the whole new list
+	PushEnd      *bool            `json:"push_end,omitempty"`
+	Lock         *time.Duration   `json:"lock_ns,omitempty"`
+	Keep         **Keep           `json:"-"` // never stored for later: expire itself waits (see Retention)
+	Rules        *[]ExpireRule    `json:"-"` // the whole new list
+}
+
+// Pending is a change that promises less, and waits.
+type Pending struct {
+	Change Change    `json:"change"`
+	What   []string  `json:"what"` // as WeakeningError words it
+	Who    string    `json:"who"`
+	Since  time.Time `json:"since"`
+	Due    time.Time `json:"due"`
 }
 
 // WeakeningError refuses a change after which less would be promised than before. Nothing was changed.
 type WeakeningError struct {
 	Tenant string
 	What   []string // "mode: strict -> versioned"; all of them
+	Never  bool     // not after a cool-down either
 }
 
 func (e *WeakeningError) Error() string {
-	return fmt.Sprintf("set %s: %s: this would weaken the policy. Make a new tenant with it instead",
-		e.Tenant, strings.Join(e.What, "; "))
+	if e.Never {
+		return fmt.Sprintf("set %s: %s: a lock is never shortened (P3)", e.Tenant, strings.Join(e.What, "; "))
+	}
+	return fmt.Sprintf("set %s: %s: this would weaken the policy", e.Tenant, strings.Join(e.What, "; "))
 }
 
 func set[T any](field *T, to *T) {
@@ -56,15 +71,49 @@ func (c Change) apply(t Tenant) (Tenant, error) {
 	set(&t.Quota.Files, c.QuotaFiles)
 	set(&t.Schedule.Snapshots, c.Snapshots)
 	set(&t.Schedule.PushEnd, c.PushEnd)
+	set(&t.Retention.Lock, c.Lock)
+	set(&t.Retention.Keep, c.Keep)
+	set(&t.Retention.Rules, c.Rules)
 	return t, t.normalize()
+}
+
+// judge returns t with the change made and checked, and what that would promise less. A shorter lock is an error.
+func (c Change) judge(old Tenant) (Tenant, []string, error) {
+	t, err := c.apply(old)
+	if err != nil {
+		return t, nil, fmt.Errorf("set %s: %w", old.Name, err)
+	}
+	if t.Retention.Lock < old.Retention.Lock {
+		return t, nil, &WeakeningError{Tenant: old.Name, Never: true,
+			What: []string{fmt.Sprintf("lock: %s -> %s", Days(old.Retention.Lock), Days(t.Retention.Lock))}}
+	}
+	what, err := weakening(old, t)
+	if err != nil {
+		return t, nil, fmt.Errorf("set %s: %w", old.Name, err)
+	}
+	return t, what, nil
+}
+
+// settled returns t with the change made that waited, if its time has come.
+func (t Tenant) settled(now time.Time) Tenant {
+	if t.Pending == nil || now.Before(t.Pending.Due) {
+		return t
+	}
+	next, err := t.Pending.Change.apply(t)
+	if err != nil {
+		return t // checked when it was stored; what does not fit any more waits for a veto
+	}
+	next.Pending = nil
+	return next
 }
 
 // normalize checks everything that an operator can set, and cleans it.
 func (t *Tenant) normalize() error {
-	var perr, serr error
+	var perr, serr, rerr error
 	t.Policy, perr = t.Policy.normalized()
 	t.Schedule, serr = t.Schedule.normalized()
-	return errors.Join(perr, t.Quota.check(), serr)
+	t.Retention, rerr = t.Retention.normalized()
+	return errors.Join(perr, t.Quota.check(), serr, rerr)
 }
 
 // weakening lists what new promises less than old. Both are normalized.
@@ -147,6 +196,9 @@ func diff(old, new Tenant) string {
 	row("quota files", old.Quota.Files, new.Quota.Files)
 	row("snapshots", fmt.Sprintf("%q", old.Schedule.Snapshots), fmt.Sprintf("%q", new.Schedule.Snapshots))
 	row("push_end", old.Schedule.PushEnd, new.Schedule.PushEnd)
+	row("lock", Days(old.Retention.Lock), Days(new.Retention.Lock))
+	row("keep", old.Retention.Keep, new.Retention.Keep)
+	row("rules", old.Retention.Rules, new.Retention.Rules)
 	return strings.Join(d, "; ")
 }
 

@@ -22,7 +22,8 @@ import (
 // FileName is the catalog's name in the store's directory.
 const FileName = "vaultd.db"
 
-const formatVersion = 1
+// formatVersion 2 added retention and what waits. A catalog of format 1 is read as it is, and becomes one of 2 with its next change.
+const formatVersion = 2
 
 var (
 	bucketMeta    = []byte("meta")
@@ -177,6 +178,9 @@ func (d *DB) Snapshot() (s *Snapshot, err error) {
 		if err != nil {
 			return err
 		}
+		for i := range tenants {
+			tenants[i] = tenants[i].settled(d.now())
+		}
 		keys, err := readAll[Key](tx.Bucket(bucketKeys))
 		if err != nil {
 			return err
@@ -235,6 +239,9 @@ func (d *DB) update(f func(*bbolt.Tx) error) error {
 				return err
 			}
 			if err := f(tx); err != nil {
+				return err
+			}
+			if err := tx.Bucket(bucketMeta).Put(keyFormat, []byte(strconv.Itoa(formatVersion))); err != nil {
 				return err
 			}
 			if d.o.DryRun {

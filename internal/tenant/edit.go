@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -15,7 +16,7 @@ func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 	if err := CheckName(n.Name); err != nil {
 		return Tenant{}, nil, err
 	}
-	t = Tenant{ID: newID(), Name: n.Name, Created: d.now(), Policy: n.Policy, Quota: n.Quota, Schedule: n.Schedule}
+	t = Tenant{ID: newID(), Name: n.Name, Created: d.now(), Policy: n.Policy, Quota: n.Quota, Schedule: n.Schedule, Retention: n.Retention}
 	if err := t.normalize(); err != nil {
 		return Tenant{}, nil, err
 	}
@@ -41,30 +42,66 @@ func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 }
 
 // ChangeTenant implements Catalog.
-func (d *DB) ChangeTenant(name string, c Change) (t Tenant, err error) {
+func (d *DB) ChangeTenant(name string, c Change) (Tenant, error) {
+	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, string, error) {
+		t, what, err := c.judge(old)
+		if err == nil && len(what) > 0 {
+			err = &WeakeningError{Tenant: name, What: what}
+		}
+		return t, "", err
+	})
+}
+
+// Weaken implements Catalog.
+func (d *DB) Weaken(name string, c Change, wait time.Duration) (Tenant, error) {
+	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, string, error) {
+		t, what, err := c.judge(old)
+		if err != nil || len(what) == 0 {
+			return t, "", err
+		}
+		if old.Pending != nil {
+			return t, "", fmt.Errorf("set %s: another change waits until %s; veto that first: %w", name, old.Pending.Due.Format(time.RFC3339), ErrConflict)
+		}
+		old.Pending = &Pending{Change: c, What: what, Who: d.o.Actor, Since: d.now(), Due: d.now().Add(wait)}
+		return old, fmt.Sprintf("waits until %s: %s", old.Pending.Due.Format(time.RFC3339), strings.Join(what, "; ")), nil
+	})
+}
+
+// Veto implements Catalog.
+func (d *DB) Veto(name string) (Tenant, error) {
+	return d.edit(name, func(_ *bbolt.Tx, old Tenant) (Tenant, string, error) {
+		if old.Pending == nil {
+			return old, "", fmt.Errorf("veto %s: no change waits: %w", name, ErrNotFound)
+		}
+		detail := "vetoed: " + strings.Join(old.Pending.What, "; ")
+		old.Pending = nil
+		return old, detail, nil
+	})
+}
+
+// edit makes one change of a tenant, and its audit line: of what is different, and detail. A change that waited for this
+// moment is made first.
+func (d *DB) edit(name string, f func(*bbolt.Tx, Tenant) (Tenant, string, error)) (t Tenant, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
-		old, err := getTenant(tx, name)
+		stored, err := getTenant(tx, name)
 		if err != nil {
 			return err
 		}
-		if t, err = c.apply(old); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		var detail string
+		if t, detail, err = f(tx, stored.settled(d.now())); err != nil {
+			return err
 		}
-		what, err := weakening(old, t)
-		if err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
+		if detail != "" {
+			detail = "; " + detail
 		}
-		if len(what) > 0 {
-			return &WeakeningError{Tenant: name, What: what}
-		}
-		changes := diff(old, t)
-		if changes == "" {
+		detail = strings.TrimPrefix(diff(stored, t)+detail, "; ")
+		if detail == "" {
 			return nil
 		}
 		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
 			return err
 		}
-		return d.log(tx, Entry{What: "tenant set", Tenant: name, Detail: changes})
+		return d.log(tx, Entry{What: "tenant set", Tenant: name, Detail: detail})
 	})
 	if err != nil {
 		return Tenant{}, err
@@ -200,4 +237,24 @@ func conflict(tx *bbolt.Tx, k Key, text []byte) error {
 		return fmt.Errorf("add key %s: was revoked in %s; make a new key: %w", k.Fingerprint, owner, ErrConflict)
 	}
 	return fmt.Errorf("add key %s: belongs to %s; make a key for each tenant: %w", k.Fingerprint, owner, ErrConflict)
+}
+
+// changeHolds makes one change of a tenant's holds.
+func (d *DB) changeHolds(name, what, detail string, f func([]Hold) ([]Hold, error)) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		t, err := getTenant(tx, name)
+		if err != nil {
+			return err
+		}
+		if t.Retention.Holds, err = f(t.Retention.Holds); err != nil {
+			return err
+		}
+		if t.Retention, err = t.Retention.normalized(); err != nil {
+			return err
+		}
+		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
+			return err
+		}
+		return d.log(tx, Entry{What: what, Tenant: name, Detail: cleanComment(detail)})
+	})
 }

@@ -34,6 +34,8 @@ type Tenant struct {
 	Policy    Policy    `json:"policy"`
 	Quota     Quota     `json:"quota"`
 	Schedule  Schedule  `json:"schedule"`
+	Retention Retention `json:"retention,omitzero"` // zero (before format 2): everything is kept
+	Pending   *Pending  `json:"pending,omitempty"`
 }
 
 // Policy says what clients of a tenant may do to what they stored.

@@ -1,0 +1,41 @@
+// Package retention says what may be freed, and frees it. Only the expire process uses it (DESIGN.md §8): nothing that
+// speaks to clients knows how a content ends.
+//
+// # What is kept
+//
+// A version is what a name stood for between two instants. Its content is kept as long as one of these is so:
+//
+//   - it has a live name;
+//   - it ended less than lock ago. A lock can be lengthened and never shortened: the longest that was ever seen counts;
+//   - it stood at an instant that is kept: a snapshot that the schedule picks (the newest of each of the last N hours, days,
+//     weeks, months and years that have one), or one that is held;
+//   - a policy under which it would have been kept was in force less than CoolDown ago.
+//
+// A tenant without a schedule keeps everything. A snapshot whose instant is not kept loses its name once it is older than the lock.
+//
+// # What age is
+//
+// The journal is written by the server, and whoever breaks into the server writes it. So age is not what records say: it
+// counts from when this process first saw them, on a clock of its own, which only advances while the machine is up and which no
+// setting of the wall clock moves (Clock). The times by which the schedule sorts snapshots are clamped between the snapshot
+// before and that clock: they can not be dated back or ahead.
+//
+// # Order
+//
+// A run reads the closed segments that are new (chain checked against what it remembers), notes when it saw them, plans, writes what
+// is to go into a chain of its own and makes that stable, ends the contents, makes that stable, writes that it is done, and tells
+// the server, which journals it. Killed anywhere, the next run does the rest again: every step may be done twice. A disk that
+// is full stops it before anything is ended.
+//
+// It refuses, and frees nothing of, a tenant whose journal does not go on from what it remembers: rewritten, cut, of
+// another tenant. Before it frees anything it reads the whole of it again, once a day. A state that is missing begins anew: everything is young then.
+//
+// # Files, in expire/<tenant id>/ of the store
+//
+//	state.db   bbolt: "meta" (clock, head), "seen" (record number -> clock), "snaps", "policies", "freed"
+//	index.db   an index of its own, derived from the journal; can be deleted
+//	chain/     a journal of its own (package journal): policy, free, barrier (done) records
+//	chain-open its open segment
+//
+// Trust: who can write here can have contents freed before their time; who can write the journal can not.
+package retention
