@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,39 @@ const (
 	gcPercent   = 400
 	memoryLimit = 512 << 20
 )
+
+// The collector is generous while little lives: up to freeHeap of garbage costs nobody anything. What lives beyond a quarter of
+// that (the list of a push of a million files) is collected the sooner: garbage is at most half of it, or freeHeap.
+const (
+	freeHeap  = 64 << 20
+	minGCPart = 50
+)
+
+// gcPercentFor is how much garbage, in percent of what lives, is left lying.
+func gcPercentFor(live uint64) int {
+	return int(min(gcPercent, max(minGCPart, 100*freeHeap/max(live, 1))))
+}
+
+// governHeap applies gcPercentFor, until ctx is cancelled.
+func governHeap(ctx context.Context) error {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	now := gcPercent
+	for {
+		select {
+		case <-ctx.Done():
+			debug.SetGCPercent(gcPercent)
+			return nil
+		case <-tick.C:
+		}
+		metrics.Read(sample)
+		if next := gcPercentFor(sample[0].Value.Uint64()); next < now*9/10 || next > now*11/10 { // setting it stops the world
+			now = next
+			debug.SetGCPercent(now)
+		}
+	}
+}
 
 // tuneCollector applies them, unless the environment says otherwise.
 func tuneCollector() {

@@ -248,6 +248,9 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })
 	}
+	if os.Getenv("GOGC") == "" {
+		g.Go(func() error { return governHeap(gctx) })
+	}
 	for _, addr := range addrs {
 		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)
 	}
