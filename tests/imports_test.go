@@ -24,6 +24,8 @@ var edges = []struct {
 		[]string{"os", "os/exec", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/sshd", "vaultd/internal/store", "vaultd/internal/sftpserver", "vaultd/internal/admin"}, true},
 	{"internal/rsync", "every byte that reaches a tenant's dataset goes through appendonly: a protocol gets a Session and nothing else",
 		[]string{"os", "os/exec", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/sshd", "vaultd/internal/store", "vaultd/internal/admin"}, true},
+	{"internal/scp", "every byte that reaches a tenant's dataset goes through appendonly: a protocol gets a Session and nothing else",
+		[]string{"os", "os/exec", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/sshd", "vaultd/internal/store", "vaultd/internal/admin"}, true},
 	{"internal/session", "it is the value between transport and protocol, and depends on neither",
 		[]string{"os", "vaultd/internal/sshd", "vaultd/internal/sftpserver", "vaultd/internal/shell", "vaultd/internal/journal", "vaultd/internal/volume", "vaultd/internal/tenant", "vaultd/internal/quota", "vaultd/internal/store"}, true},
 	{"internal/appendonly", "the core reaches the disk through its Volume only, and knows neither who tenants are nor how clients come",
@@ -119,7 +121,7 @@ func TestImports(t *testing.T) {
 		}
 	}
 	// Protocols stand side by side.
-	protocols := []string{"vaultd/internal/sftpserver", "vaultd/internal/shell", "vaultd/internal/rsync"}
+	protocols := []string{"vaultd/internal/sftpserver", "vaultd/internal/shell", "vaultd/internal/rsync", "vaultd/internal/scp"}
 	for _, p := range protocols {
 		for _, q := range protocols {
 			if p != q && slices.Contains(have[p].Deps, q) {

@@ -26,6 +26,7 @@ import (
 
 	"vaultd/internal/admin"
 	"vaultd/internal/rsync"
+	"vaultd/internal/scp"
 	"vaultd/internal/session"
 	"vaultd/internal/sftpserver"
 	"vaultd/internal/shell"
@@ -207,7 +208,7 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	if err != nil {
 		return err
 	}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs}})
+	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}})
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}

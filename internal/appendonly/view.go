@@ -473,6 +473,24 @@ func (d *Dir) Next(n int) ([]Info, error) {
 	return out, nil
 }
 
+// Each calls f for every further entry, sorted by name, until it fails. What f is given is valid until it returns.
+func (d *Dir) Each(f func(*Info) error) error {
+	for {
+		infos, err := d.Next(listBatch)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for i := range infos {
+			if err := f(&infos[i]); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 // Reuse lets d have the memory of a directory that was read before and is done with.
 func (d *Dir) Reuse(done *Dir) { d.buf, done.buf = done.buf, nil }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/glob"
 	"vaultd/internal/rsync/filter"
 	"vaultd/internal/rsync/flist"
 	"vaultd/internal/rsync/wire"
@@ -29,8 +30,7 @@ type walker struct {
 
 // Bounds of a pull's arguments.
 const (
-	maxArguments = 65535 // directories that names are relative to
-	maxGlob      = 1 << 20
+	maxArguments = 65535    // directories that names are relative to
 	maxNames     = 64 << 20 // bytes of --files-from
 )
 
@@ -87,7 +87,10 @@ func (s *sender) arguments() ([]argument, error) {
 		if p == "~" || strings.HasPrefix(p, "~/") { // the home directory is the tenant's root
 			p = "./" + strings.TrimPrefix(p[1:], "/")
 		}
-		found, err := s.glob(p)
+		found, err := glob.Expand(s.FS, s.at, []string{p})
+		if errors.Is(err, glob.ErrMany) {
+			return nil, wire.Errorf("%v", err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -163,64 +166,6 @@ func (s *sender) split(root, p string) argument {
 		return argument{full, ".", true}
 	}
 	return argument{path.Dir(full), path.Base(full), false}
-}
-
-// glob expands a pattern; one that nothing fits, or that is none, is taken as it is.
-func (s *sender) glob(p string) ([]string, error) {
-	plain := shellwords.Literal(p)
-	if !strings.ContainsAny(p, "*?[") {
-		return []string{plain}, nil
-	}
-	found := []string{""}
-	if strings.HasPrefix(p, "/") {
-		found = []string{"/"}
-	}
-	for part := range strings.SplitSeq(strings.Trim(p, "/"), "/") {
-		var next []string
-		for _, dir := range found {
-			if !strings.ContainsAny(part, "*?[") {
-				next = append(next, dir+shellwords.Literal(part)+"/")
-				continue
-			}
-			d, err := s.FS.OpenDir(s.at(dir))
-			if err != nil {
-				continue
-			}
-			for {
-				infos, err := d.Next(batch)
-				if err != nil {
-					break
-				}
-				for i := range infos {
-					n := infos[i].Name
-					if n[0] == '.' && part[0] != '.' {
-						continue
-					}
-					if ok, _ := path.Match(part, n); ok {
-						next = append(next, dir+n+"/")
-					}
-				}
-				if len(next) > maxGlob {
-					return nil, wire.Errorf("a pattern that fits more than %d names", maxGlob)
-				}
-			}
-		}
-		found = next
-	}
-	var out []string
-	for _, f := range found {
-		f = strings.TrimSuffix(f, "/")
-		if _, err := s.FS.Stat(s.at(f)); err == nil {
-			if strings.HasSuffix(p, "/") {
-				f += "/"
-			}
-			out = append(out, f)
-		}
-	}
-	if len(out) == 0 {
-		return []string{plain}, nil
-	}
-	return out, nil
 }
 
 // argument sends what one argument names.

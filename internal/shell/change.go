@@ -51,20 +51,7 @@ func entries(v *appendonly.FS, dir string, f func(*appendonly.Info) error) error
 	if err != nil {
 		return err
 	}
-	for {
-		infos, err := d.Next(listBatch)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i := range infos {
-			if err := f(&infos[i]); err != nil {
-				return err
-			}
-		}
-	}
+	return d.Each(f)
 }
 
 func mkdir(ctx context.Context, c *call) error {

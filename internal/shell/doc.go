@@ -5,7 +5,7 @@
 // the session's FS, and the policy decides.
 //
 //	server.go    Serve: a line is parsed here, or passed on to another protocol
-//	line.go      lists, pipelines and redirections; glob.go: names for patterns
+//	line.go      lists, pipelines and redirections
 //	handlers.go  the table of commands, and reports; hash.go: checksums
 //	change.go    commands that change names; look.go, find.go, condition.go (test): commands that describe them
 //	stream.go    commands that read contents; probe.go: who and where

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/glob"
 	"vaultd/internal/session"
 	"vaultd/internal/shellwords"
 )
@@ -249,7 +250,7 @@ func (r *runner) protected(ctx context.Context, c *simple, in io.Reader, out io.
 func (r *runner) command(ctx context.Context, s *simple, in io.Reader, out io.Writer) (err error) {
 	c := &call{Session: r.Session, run: r, cfg: r.cfg, name: s.name(), in: in, errs: r.Stderr}
 	cmd, ok := commands[c.name]
-	if c.args, err = r.expand(s.words[1:]); err != nil {
+	if c.args, err = glob.Expand(r.FS, r.path, s.words[1:]); err != nil {
 		return c.failed(strings.Join(s.words, " "), err)
 	}
 	if !ok || c.name == "rclone" && !isHashsum(c.args) {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/glob"
 	"vaultd/internal/session"
 )
 
@@ -30,7 +31,7 @@ func (c *call) failed(path string, err error) error {
 	}
 	text, code := "the server failed; its operator can see why in the log", exitFailed
 	for _, known := range []error{fs.ErrNotExist, appendonly.ErrNotDir, appendonly.ErrIsDir, appendonly.ErrNameTooLong, appendonly.ErrBadName,
-		appendonly.ErrLoop, appendonly.ErrNotRegular, appendonly.ErrQuarantined, appendonly.ErrReadOnly, appendonly.ErrClosed, appendonly.ErrNotEmpty, fs.ErrExist, errStdin, errManyNames} {
+		appendonly.ErrLoop, appendonly.ErrNotRegular, appendonly.ErrQuarantined, appendonly.ErrReadOnly, appendonly.ErrClosed, appendonly.ErrNotEmpty, fs.ErrExist, errStdin, glob.ErrMany} {
 		if errors.Is(err, known) {
 			text = known.Error()
 			break
