@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"vaultd/internal/attack"
+	"vaultd/internal/attack/scpattack"
 	"vaultd/internal/attack/sftpattack"
 )
 
@@ -55,6 +56,38 @@ func (v *vault) raw(t testing.TB, key, user string) *sftpattack.Client {
 	c := sftpattack.New(sftpattack.Config{Dial: func() (io.ReadWriteCloser, error) { return sftpattack.Subsystem(conn) }})
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// The attack suite through scp's old protocol: the thief and the owner's stolen key say what that can say. What it can not is not
+// applicable; the count says that enough was.
+func TestAttackSuiteSCP(t *testing.T) {
+	for _, mode := range []string{"strict", "versioned"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			v := startVault(t, "--mode", mode, "--quota", "1G")
+			scp := func(key, user string) attack.Client { return scpattack.New(v.dial(t, key, user), 0) }
+			results, err := attack.Run(t.Context(), &attack.Env{
+				Owner: v.raw(t, "alice", "alice"), Twin: scp("alice", "alice"), Thief: scp("mallory", "alice"),
+				Neighbour: scp("bob", "bob"), Versioned: mode == "versioned", Limit: 1 << 30,
+			}, attack.Cases())
+			must(t, err)
+			held := 0
+			for _, r := range results {
+				switch r.Outcome {
+				case attack.Held:
+					held++
+				case attack.Broken:
+					t.Errorf("%s (%s) %v: %s\n%v", r.Name, r.Promise, r.Outcome, r.Story, r.Err)
+				}
+			}
+			if held < 15 {
+				t.Errorf("only %d of %d attacks could be made", held, len(results))
+			}
+			t.Logf("%d of %d attacks could be made", held, len(results))
+			must(t, v.stop())
+			v.audit(t)
+		})
+	}
 }
 
 // The attack suite against the real program: its configuration, its store, its SSH port.

@@ -64,7 +64,7 @@ func manyHandles(a *act) error {
 	var open []Handle
 	for i := range 1000 {
 		h, err := a.c.Open(fmt.Sprintf("%s/open-%04d", a.dir, i), Write|Create|Truncate, Attrs{})
-		if errors.Is(err, ErrLost) {
+		if errors.Is(err, ErrLost) || errors.Is(err, ErrUnsupported) {
 			return err
 		}
 		if err != nil {

@@ -269,7 +269,9 @@ func resumeOther(a *act) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.c.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := a.c.Stat(p); errors.Is(err, ErrUnsupported) {
+		return err
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return broken("another key sees the unfinished %s (%v)", p, err)
 	}
 	if _, err := a.c.Read(p); err == nil {

@@ -117,17 +117,17 @@ func (c *conn) takeDir(ctx context.Context, to string, h header, depth int) erro
 	if depth == maxDepth {
 		return c.fatal("too many directories in each other")
 	}
-	info, err := c.FS.StatFollow(to)
-	was := err == nil
-	switch {
-	case was && info.Kind != appendonly.KindDir:
-		return c.tell(to, appendonly.ErrNotDir) // the client skips all of it
-	case !was:
-		m := c.meta(h)
-		m.Mode |= 0o700
-		if err := c.FS.Mkdir(to, m); err != nil {
-			return c.tell(to, err)
+	m := c.meta(h)
+	m.Mode |= 0o700
+	err := c.FS.Mkdir(to, m) // asked for first: what may not be made is refused, whatever stands there
+	if errors.Is(err, fs.ErrExist) {
+		var info appendonly.Info
+		if info, err = c.FS.StatFollow(to); err == nil && info.Kind != appendonly.KindDir {
+			err = appendonly.ErrNotDir
 		}
+	}
+	if err != nil {
+		return c.tell(to, err) // the client skips all of it
 	}
 	if err := c.ok(); err != nil {
 		return err
