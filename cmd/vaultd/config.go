@@ -27,6 +27,7 @@ type Config struct {
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
 	Expire   ExpireConfig   `toml:"expire"`
+	Verify   VerifyConfig   `toml:"verify"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
 }
@@ -106,6 +107,14 @@ type ExpireConfig struct {
 	CoolDown Duration `toml:"cool_down"`
 }
 
+// VerifyConfig is the [verify] section: reading what is stored again, beside everything else.
+type VerifyConfig struct {
+	// Every is how often all of a tenant's contents are read again. Default 30d; 0s: never, somebody runs "vaultd verify".
+	Every Duration `toml:"every"`
+	// Rate is how much is read a second, at most. Default "32MiB".
+	Rate Size `toml:"rate"`
+}
+
 // DefaultsConfig is the [defaults] section: what a new tenant gets where `vaultd tenant add` says nothing.
 // Changing it never changes a tenant that exists.
 type DefaultsConfig struct {
@@ -178,6 +187,7 @@ func DefaultConfig() Config {
 			SegmentInterval: Duration{5 * time.Minute},
 		},
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
+		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
 		Defaults: DefaultsConfig{
 			Lock:             Duration{keeps.Lock},
 			Keep:             keeps.Keep.String(),

@@ -36,6 +36,10 @@ func (c *Config) check(bad checker) {
 	if c.Expire.CoolDown.Duration < time.Hour {
 		bad("expire.cool_down", -1, "%v is less than 1h", c.Expire.CoolDown)
 	}
+	if c.Verify.Every.Duration < 0 {
+		bad("verify.every", -1, "%v is negative", c.Verify.Every)
+	}
+	atLeast(bad, "verify.rate", int64(c.Verify.Rate), 1<<20)
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})

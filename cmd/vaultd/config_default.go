@@ -59,6 +59,11 @@ interval = "1h"
 # How long a schedule or hold that was weakened still counts, and how long other changes that promise less wait.
 cool_down = "7d"
 
+[verify]
+# How often everything that is stored is read again and compared with the journal (0s: never), and how fast, at most, a second.
+every = "30d"
+rate = "32MiB"
+
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]
 # "strict": names are written once. "versioned": names may move on, what they were stays readable.

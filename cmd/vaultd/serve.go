@@ -245,6 +245,9 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	g.Go(func() error { return console.Serve(gctx, sock) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
+	if every := conf.Verify.Every.Duration; every > 0 {
+		g.Go(func() error { return st.VerifyAll(gctx, every, int64(conf.Verify.Rate)) })
+	}
 	g.Go(func() error { return a.keepExpiring(gctx, conf, log) })
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })

@@ -48,6 +48,7 @@ func (o *operations) calls() map[string]admin.Call {
 func (o *operations) streams() map[string]admin.Stream {
 	return map[string]admin.Stream{
 		"restore":        admin.HandleStream(o.restore),
+		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 	}
 }

@@ -30,6 +30,7 @@
 //	snapshot  note (its name), what (push, manual, or a schedule): this record is the instant
 //	barrier   covers: the contents of all records up to that one were on stable storage before this was written
 //	epoch     note: the server's clock was set; from here on times begin anew
+//	damage    path, id, note; what "good": it is right again: what verification found
 //	free      freed, dropped: retention let go of these contents (id, size) and snapshots (by their instants)
 //	void      path, id: after a crash, this content was not what its record said; it was never acknowledged
 //

@@ -292,6 +292,8 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		return x.applyVoid(r, at)
 	case OpFree:
 		return x.applyFree(r)
+	case OpDamage:
+		return x.applyDamage(r)
 	}
 	x.state.Totals.Records++
 	x.state.Changed = r.Seq
@@ -510,6 +512,21 @@ func (x *Index) applyVoid(r *Record, at Loc) error {
 	return x.restore(r, at, e.From)
 }
 
+var damaged = []byte{2}
+
+// applyDamage flags a content, or takes the flag back: not that of a crash.
+func (x *Index) applyDamage(r *Record) error {
+	b, err := x.t.get(idKey(tabVoid, r.ID))
+	switch {
+	case err != nil:
+	case r.What != "good" && b == nil:
+		x.put(idKey(tabVoid, r.ID), damaged)
+	case r.What == "good" && string(b) == string(damaged):
+		x.put(idKey(tabVoid, r.ID), nil)
+	}
+	return err
+}
+
 // applyFree notes what retention let go of. What is said twice counts once.
 func (x *Index) applyFree(r *Record) error {
 	said := make(map[ID]bool, len(r.Freed))
@@ -722,6 +739,12 @@ func (x *Index) Hash(e *Entry) (Hash, error) {
 func (x *Index) Void(id ID) (bool, error) {
 	b, err := x.t.get(idKey(tabVoid, id))
 	return b != nil, err
+}
+
+// Damaged reports whether verification found a content wrong.
+func (x *Index) Damaged(id ID) (bool, error) {
+	b, err := x.t.get(idKey(tabVoid, id))
+	return string(b) == string(damaged), err
 }
 
 // Freed reports whether retention let go of a content.

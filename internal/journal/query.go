@@ -243,6 +243,56 @@ func (x *Index) EachLive(f func(at Loc, e *Entry) bool) error {
 	})
 }
 
+// Stored is a version with content and where it is, or was.
+type Stored struct {
+	At Loc
+	Version
+}
+
+// Stored returns up to n versions that have content, live ones first, that come after a position ("" for the first), and the
+// position for the rest; "" at the end. Positions stay valid whatever changes.
+func (x *Index) Stored(after string, n int) (out []Stored, next string, err error) {
+	from := []byte(after + "\x00")
+	if after == "" {
+		from = []byte{tabLive}
+	}
+	err = x.t.view(func(v *view) error {
+		var derr error
+		take := func(k, b []byte) bool {
+			if k[0] != tabLive && k[0] != tabPast {
+				return false
+			}
+			if len(out) == n {
+				return false
+			}
+			next = string(k)
+			var s Stored
+			if k[0] == tabLive {
+				s.To = Now
+				s.Entry, derr = decodeEntry(b)
+				s.At = Loc{DirID(binary.BigEndian.Uint64(k[1:])), string(k[9:])}
+			} else {
+				var p pastEntry
+				p, derr = decodePast(b)
+				s.Version, s.At = Version(p), Loc{DirID(binary.BigEndian.Uint64(k[1:])), string(k[9 : len(k)-9])}
+			}
+			if derr == nil && s.Kind.HasContent() && !s.Fresh {
+				out = append(out, s)
+			}
+			return derr == nil
+		}
+		v.ascend(from, take)
+		if derr == nil && len(out) < n && from[0] == tabLive {
+			v.ascend([]byte{tabPast}, take)
+		}
+		return derr
+	})
+	if len(out) < n {
+		next = ""
+	}
+	return out, next, err
+}
+
 func (x *Index) eachRow(table byte, f func(k, b []byte) (bool, error)) error {
 	return x.t.view(func(v *view) error {
 		var derr error

@@ -37,6 +37,7 @@ const (
 	OpEpoch    Op = "epoch"    // the server's clock was set
 	OpVoid     Op = "void"     // after a crash: the content is not what was recorded; it was never acknowledged
 	OpPolicy   Op = "policy"   // what the operator changed
+	OpDamage   Op = "damage"   // verification found a content wrong, or (what: good) right again
 	OpFree     Op = "free"     // retention let go of contents and of snapshots' names
 )
 
