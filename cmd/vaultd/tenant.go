@@ -159,6 +159,9 @@ type keyFlags struct {
 	role, comment string
 	from          []string
 	expires       string
+	path          string
+	dailyBytes    string
+	dailyRecords  int64
 }
 
 func (k *keyFlags) register(c *cobra.Command) {
@@ -167,6 +170,9 @@ func (k *keyFlags) register(c *cobra.Command) {
 	f.StringVar(&k.role, "role", "full", "full, push (can not read content) or pull (can not write)")
 	f.StringArrayVar(&k.from, "from", nil, "a network that the key may come from (repeat for several; default: any)")
 	f.StringVar(&k.expires, "expires", "", "when the key stops working: a date or RFC 3339 time")
+	f.StringVar(&k.path, "path", "", "a directory that is the key's root: it sees and reaches nothing else")
+	f.StringVar(&k.dailyBytes, "daily-bytes", "0", "how much the key may add in a day, such as 50G; 0 is unlimited")
+	f.Int64Var(&k.dailyRecords, "daily-records", 0, "how many changes the key may make in a day; 0 is unlimited")
 	f.StringVar(&k.comment, "comment", "", "what the key is (default: the comment in the file)")
 }
 
@@ -187,6 +193,10 @@ func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
 			}
 		}
 	}
+	daily := tenant.Ceiling{Records: k.dailyRecords}
+	if daily.Bytes, err = parseSize(k.dailyBytes); err != nil {
+		return nil, &usageError{err}
+	}
 	var out []tenant.NewKey
 	for _, file := range k.files {
 		data, err := a.readFile(file)
@@ -198,7 +208,7 @@ func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, p := range keys {
-			out = append(out, tenant.NewKey{Public: p, Role: role, From: from, Expires: expires, Comment: k.comment})
+			out = append(out, tenant.NewKey{Public: p, Role: role, From: from, Expires: expires, Path: k.path, Daily: daily, Comment: k.comment})
 		}
 	}
 	return out, nil

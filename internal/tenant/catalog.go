@@ -54,6 +54,8 @@ type NewKey struct {
 	Role    appendonly.Role
 	From    []netip.Prefix // from ParseFrom
 	Expires time.Time      // zero is never
+	Path    string         // the key's root; "" is the tenant's
+	Daily   Ceiling        // what it may add in a day
 	Comment string         // "" takes Public's
 }
 

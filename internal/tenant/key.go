@@ -20,10 +20,19 @@ type Key struct {
 	Role        appendonly.Role `json:"role"`
 	From        []netip.Prefix  `json:"from,omitempty"`   // networks it may come from; none is any
 	Expires     time.Time       `json:"expires,omitzero"` // UTC; refused from this instant on; zero is never
+	Path        string          `json:"path,omitempty"`   // the directory that is the key's root; cleaned; "" is the tenant's root
+	Daily       Ceiling         `json:"daily,omitzero"`   // what it may add in a day
 	Comment     string          `json:"comment"`
 	Added       time.Time       `json:"added"`            // UTC
 	Revoked     time.Time       `json:"revoked,omitzero"` // UTC; zero is not
 	PublicKey   []byte          `json:"public_key"`       // RFC 4253 §6.6 blob
+}
+
+// Ceiling bounds what one key may add between two midnights of UTC: a thief's flood stops here, and the tenant's other keys
+// go on. 0 is no ceiling.
+type Ceiling struct {
+	Bytes   int64 `json:"bytes,omitempty"`
+	Records int64 `json:"records,omitempty"` // of the journal: files, directories, changes of attributes, …
 }
 
 // KeyID names a key by its wire form: the first 16 characters (96 bits) of base64url of its SHA-256.
