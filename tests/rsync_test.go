@@ -68,6 +68,7 @@ type pair struct {
 	dir  string
 	name string // of the destination in the vault
 	bin  []string
+	far  string // the rsync that bin talks to in place of a vault; "" is itself
 
 	noTimes    bool // what is not told keeps the time of each side's own clock
 	noDirTimes bool // of directories
@@ -145,7 +146,11 @@ func (p *pair) local(args ...string) result {
 	}
 	shell := filepath.Join(p.dir, "rsh")
 	must(p.t, os.WriteFile(shell, []byte("#!/bin/sh\nshift\nexec sh -c \"$*\"\n"), 0o755))
-	cmd := exec.Command(p.bin[0], slices.Concat([]string{"-e", shell, "--rsync-path=" + p.bin[0], "--no-inc-recursive"}, p.bin[1:], args)...)
+	far := p.far
+	if far == "" {
+		far = p.bin[0]
+	}
+	cmd := exec.Command(p.bin[0], slices.Concat([]string{"-e", shell, "--rsync-path=" + far, "--no-inc-recursive"}, p.bin[1:], args)...)
 	cmd.Dir = p.dir
 	return run(p.t, cmd)
 }
