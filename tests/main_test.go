@@ -27,7 +27,7 @@ var tools = [][]string{
 }
 
 func TestMain(m *testing.M) {
-	commands := map[string]func(){"vaultd": func() { become(os.Getenv(vaultdBin), os.Args[1:]...) }, "slow": slow}
+	commands := map[string]func(){"vaultd": func() { become(os.Getenv(vaultdBin), os.Args[1:]...) }, "slow": slow, "cut": cut}
 	for _, id := range identities {
 		commands[id.name] = func() { asIdentity(id, os.Args[1:]) }
 	}

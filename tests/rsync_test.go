@@ -68,9 +68,11 @@ type pair struct {
 	dir  string
 	name string // of the destination in the vault
 	bin  []string
+	far  string // the rsync that bin talks to in place of a vault; "" is itself
 
 	noTimes    bool // what is not told keeps the time of each side's own clock
 	noDirTimes bool // of directories
+	faked      bool // attributes are those of --fake-super, which rsync does not compare
 }
 
 var pairs int
@@ -144,7 +146,11 @@ func (p *pair) local(args ...string) result {
 	}
 	shell := filepath.Join(p.dir, "rsh")
 	must(p.t, os.WriteFile(shell, []byte("#!/bin/sh\nshift\nexec sh -c \"$*\"\n"), 0o755))
-	cmd := exec.Command(p.bin[0], slices.Concat([]string{"-e", shell, "--rsync-path=" + p.bin[0], "--no-inc-recursive"}, p.bin[1:], args)...)
+	far := p.far
+	if far == "" {
+		far = p.bin[0]
+	}
+	cmd := exec.Command(p.bin[0], slices.Concat([]string{"-e", shell, "--rsync-path=" + far, "--no-inc-recursive"}, p.bin[1:], args)...)
 	cmd.Dir = p.dir
 	return run(p.t, cmd)
 }
@@ -207,6 +213,10 @@ func (p *pair) alike(a, b string) {
 	}
 	if p.noDirTimes {
 		cmd.Args = append(cmd.Args, "--omit-dir-times")
+	}
+	if p.faked {
+		cmd.Args = append(cmd.Args, "--no-xattrs")
+		p.sh("for d in " + a + " " + b + "; do (cd $d; getfattr -R -P -h -d -m - .) >dump.$d; done; diff dump." + a + " dump." + b)
 	}
 	cmd.Dir = p.dir
 	if r := run(p.t, cmd); r.code != 0 || r.out != "" {

@@ -31,7 +31,10 @@ func charset(opt *option.Options) (encoding.Encoding, error) {
 
 // converter translates names between the wire and the vault; nil for none.
 func (c *conn) converter() func(string) (string, error) {
-	if c.charset == nil {
+	switch {
+	case c.charset == nil && c.opt.IConv != "" && c.opt.Sender:
+		return onlyUTF8
+	case c.charset == nil:
 		return nil
 	}
 	convert := c.charset.NewEncoder().String
@@ -45,6 +48,14 @@ func (c *conn) converter() func(string) (string, error) {
 		}
 		return out, err
 	}
+}
+
+// onlyUTF8 passes names that are UTF-8: a client that converts them ends at one that is not.
+func onlyUTF8(name string) (string, error) {
+	if !utf8.ValidString(name) {
+		return "", errConvert
+	}
+	return name, nil
 }
 
 var errConvert = errors.New("a name that the character set does not have")

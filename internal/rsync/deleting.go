@@ -142,17 +142,36 @@ func (g *generator) names(i int, e *flist.Entry) map[string]struct{} {
 	return out
 }
 
+// missing removes what stands under a name that the user gave and the client does not have (--delete-missing-args).
+func (g *generator) missing(e *flist.Entry, p string, info *appendonly.Info) error {
+	if info == nil || g.rules.Protected(e.Path(), false) { // its kind is not known where the rules come from
+		return nil
+	}
+	if g.FS.Ask(removal(info), p) != nil {
+		g.stats.skipped++
+		return nil
+	}
+	there := *info
+	_, err := g.drop(e.Path(), p, &there, g.opt.Force || g.opt.Delete, false)
+	g.there.forget()
+	return err
+}
+
+// removal is what removing info is called.
+func removal(info *appendonly.Info) appendonly.Op {
+	if info.Kind == appendonly.KindDir {
+		return appendonly.OpRmdir
+	}
+	return appendonly.OpRemove
+}
+
 // remnant removes one name that the list does not have, with everything below it, as far as rules and policy let it go.
 func (g *generator) remnant(rel, p string, info *appendonly.Info) error {
 	dir := info.Kind == appendonly.KindDir
 	if g.rules.Protected(rel, dir) || g.isBackup(p, info) {
 		return nil
 	}
-	op := appendonly.OpRemove
-	if dir {
-		op = appendonly.OpRmdir
-	}
-	if g.FS.Ask(op, p) != nil {
+	if g.FS.Ask(removal(info), p) != nil {
 		g.stats.skipped++
 		return nil
 	}

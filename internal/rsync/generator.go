@@ -194,6 +194,8 @@ func (g *generator) entry(i int, e *flist.Entry) error {
 		return g.trouble("look up", p, err)
 	}
 	switch {
+	case e.IsMissing():
+		return g.missing(e, p, info)
 	case info == nil && g.opt.Existing && !(e.IsDir() && e.IsRoot()):
 		if e.IsDir() {
 			g.lost = p

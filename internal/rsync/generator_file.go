@@ -421,11 +421,7 @@ func (g *generator) putAside(p string, info *appendonly.Info) error {
 // makeWay drops what stands at p and is of another kind than e (delete.c: delete_item). It reports whether the name
 // is free then.
 func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
-	op := appendonly.OpRemove
-	if info.Kind == appendonly.KindDir {
-		op = appendonly.OpRmdir
-	}
-	if err := g.FS.Ask(op, p); err != nil {
+	if err := g.FS.Ask(removal(info), p); err != nil {
 		return false, g.trouble("replace", p, err)
 	}
 	rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")

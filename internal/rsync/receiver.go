@@ -127,11 +127,15 @@ func (r *receiver) message(code wire.Code, p []byte) error {
 			r.ioError.Or(int32(binary.LittleEndian.Uint32(p)))
 		}
 	case wire.CodeNoSend: // it could not open the file, and has said so to its user
-		if len(p) == 4 {
-			i, ok := r.list.FromWire(int32(binary.LittleEndian.Uint32(p)))
-			if t := r.q.answered(i); ok && t != nil {
-				r.q.tell(event{kind: evFailed, t: t})
-			}
+		if len(p) != 4 || r.list == nil { // nothing was asked for before there is a list
+			return nil
+		}
+		i, ok := r.list.FromWire(int32(binary.LittleEndian.Uint32(p)))
+		if !ok {
+			return nil
+		}
+		if t := r.q.answered(i); t != nil {
+			r.q.tell(event{kind: evFailed, t: t})
 		}
 	case wire.CodeErrorExit:
 		return errors.New("the client gave up")

@@ -58,6 +58,9 @@ func (s *sender) walk(ctx context.Context) error {
 		s.failed = 0
 	}
 	s.list = s.build.Finish(s.failed)
+	for _, name := range s.list.Odd {
+		s.report.error(s.out, "send "+appendonly.QuotePath(name)+": --iconv can not convert this name")
+	}
 	return nil
 }
 
@@ -138,7 +141,9 @@ func (s *conn) filesFrom() ([]string, error) {
 	}
 	var names []string
 	for line := range bytes.SplitSeq(data, []byte{end}) {
-		line = bytes.TrimSuffix(line, []byte{'\r'})
+		if !zero {
+			line = bytes.TrimSuffix(line, []byte{'\r'})
+		}
 		if len(line) == 0 || !zero && (line[0] == '#' || line[0] == ';') {
 			continue
 		}
@@ -313,14 +318,8 @@ func (s *sender) follow(info *appendonly.Info, full, rel string) bool {
 	return true
 }
 
-// add sends one name.
+// add sends one name, of what kind ever: the client skips those that its options do not have, and keeps their names from --delete.
 func (s *sender) add(info *appendonly.Info, name string, tag int, more func(*flist.Item)) {
-	if !s.sends(info.Kind) {
-		if info.Kind != appendonly.KindSymlink || s.opt.Verbose > 0 {
-			s.out.Message(wire.CodeInfo, []byte("skipping non-regular file \""+printable(name)+"\"\n"))
-		}
-		return
-	}
 	it := &flist.Item{
 		Path: name, Mode: modeOf(info) | typeOf(info.Kind), Size: info.Size, MTime: info.MTime.Sec(), NSec: info.MTime.Nsec(),
 		UID: s.opt.UserMap.Map(ownerOf(info.UID), ""), GID: s.opt.GroupMap.Map(ownerOf(info.GID), ""),
@@ -350,19 +349,6 @@ func (s *sender) add(info *appendonly.Info, name string, tag int, more func(*fli
 		s.total += info.Size
 	}
 	s.build.Add(it)
-}
-
-// sends says whether the options have this kind of entry in the list.
-func (s *sender) sends(k appendonly.Kind) bool {
-	switch k {
-	case appendonly.KindSymlink:
-		return s.opt.Links
-	case appendonly.KindCharDev, appendonly.KindBlockDev:
-		return s.opt.Devices
-	case appendonly.KindFifo, appendonly.KindSocket:
-		return s.opt.Specials
-	}
-	return true
 }
 
 // xattrs are the extended attributes that are sent of an entry.

@@ -150,6 +150,75 @@ func FuzzTokens(f *testing.F) {
 	})
 }
 
+// FuzzSums reads any sums, and looks for their blocks in a file.
+func FuzzSums(f *testing.F) {
+	sums, _ := delta.NewChecksums("md5", 31)
+	old := make([]byte, 5000)
+	fill(old, 9)
+	var pipe bytes.Buffer
+	w := wire.NewWriter(&pipe, 1000)
+	head := delta.HeadFor(int64(len(old)), 0, 31, &sums)
+	head.Write(w)
+	sums.WriteBlocks(w, bytes.NewReader(old), head)
+	w.Flush()
+	f.Add(pipe.Bytes(), uint8(31), uint8(0))
+	f.Add([]byte{1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 'x', 0, 'x', 0, 1, 2}, uint8(29), uint8(1))
+	codec, _ := delta.NewCodec("none", 0, 31)
+	f.Fuzz(func(t *testing.T, data []byte, proto, how uint8) {
+		proto = 29 + proto%4
+		c, err := delta.NewChecksums([]string{"md5", "xxh128", "md4", "sha1"}[how>>4%4], int(proto))
+		if err != nil {
+			return
+		}
+		s, err := delta.ReadSums(wire.NewReader(bytes.NewReader(data), 64), int(proto), &c, how&1 != 0)
+		if err != nil {
+			return
+		}
+		var out bytes.Buffer
+		wr := wire.NewWriter(&out, 64<<10)
+		tw, err := codec.Writer(wr)
+		ok(t, err)
+		stats, err := delta.NewMatcher(&c).Match(tw, bytes.NewReader(old), int64(len(old)), s, c.File(), how&1 != 0, how&2 != 0, how&4 != 0)
+		ok(t, err)
+		if had := min(s.Length(), int64(len(old))); how&1 == 0 && stats.Literal+stats.Matched != int64(len(old)) || how&1 != 0 && stats.Literal != int64(len(old))-had {
+			t.Errorf("%+v of %d bytes with %+v", stats, len(old), s.Head)
+		}
+	})
+}
+
+// Sums that were chosen to be equal, or to meet in one place of the table, cost no more than a bound at each byte of a file that
+// was chosen to look there: without it this test takes minutes.
+func TestHostileSumsAreBounded(t *testing.T) {
+	c, err := delta.NewChecksums("md5", 31)
+	ok(t, err)
+	file := make([]byte, 200_000) // the weak sum of zeros is zero, everywhere
+	for name, weak := range map[string]func(i uint32) uint32{
+		"equal": func(uint32) uint32 { return 0 },
+		"met":   func(i uint32) uint32 { return (i%63 + 1) << 26 * 0xe8b2f51 }, // the place takes the product's bits below these
+	} {
+		t.Run(name, func(t *testing.T) {
+			var pipe bytes.Buffer
+			w := wire.NewWriter(&pipe, 64<<10)
+			head := delta.Head{Count: 200_000, BlockLength: 700, StrongLength: 2}
+			head.Write(w)
+			for i := range uint32(head.Count) {
+				w.Int(int32(weak(i)))
+				w.Write([]byte{byte(i), byte(i >> 8)})
+			}
+			w.Flush()
+			s, err := delta.ReadSums(wire.NewReader(&pipe, 4096), 31, &c, false)
+			ok(t, err)
+			codec, _ := delta.NewCodec("none", 0, 31)
+			tw, _ := codec.Writer(wire.NewWriter(io.Discard, 64<<10))
+			stats, err := delta.NewMatcher(&c).Match(tw, bytes.NewReader(file), int64(len(file)), s, c.File(), false, false, false)
+			ok(t, err)
+			if stats.Literal+stats.Matched != int64(len(file)) {
+				t.Errorf("%+v", stats)
+			}
+		})
+	}
+}
+
 // limited keeps a fuzzer from making gigabytes.
 type limited struct{ *builder }
 

@@ -6,8 +6,12 @@ import (
 	"io"
 )
 
-// maxChain bounds how many blocks with one weak sum are looked at: what a hostile list of equal sums can cost.
-const maxChain = 64
+// What a hostile list of sums can cost at each byte of a file: maxChain bounds how many blocks with one weak sum are looked at,
+// maxSteps how many in one place of the table. Sums that no one chose are spread over it.
+const (
+	maxChain = 64
+	maxSteps = 1024
+)
 
 // literalChunk is how much is sent at a time as rsync does.
 const literalChunk = 32 << 10
@@ -199,7 +203,7 @@ func (x *match) roll(off, end int64) (found int32, step int, err error) {
 func (x *match) check(j int32, w uint32, p []byte, off int64) int32 {
 	n := int(x.s.StrongLength)
 	hashed := false
-	for chain := 0; j >= 0 && chain < maxChain; j = x.s.next[j] {
+	for chain, step := 0, 0; j >= 0 && chain < maxChain && step < maxSteps; j, step = x.s.next[j], step+1 {
 		if x.s.weak[j] != w {
 			continue
 		}

@@ -63,6 +63,9 @@ func (b *Builder) Add(it *Item) {
 		}
 		if err != nil {
 			b.unconverted = true
+			if len(b.l.Odd) < maxOdd {
+				b.l.Odd = append(b.l.Odd, it.Path)
+			}
 			return
 		}
 		name, it = converted, &sent

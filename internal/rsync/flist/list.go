@@ -182,7 +182,7 @@ func (e *Entry) IsTop() bool { return e.flags&(flagTopDir|flagImplied) != 0 }
 // List is a list in the order of both sides.
 type List struct {
 	IOError int32    // what the sender could not read (rsync.h: IOERR_*)
-	Odd     []string // names that could not be converted, as they came; the first ones
+	Odd     []string // names that could not be converted, as they came or stand here; the first ones
 
 	chunks [][]Entry // entries in the order of arrival, in pieces: a list that grows is not copied
 	order  []int32   // of both sides: the place in chunks of each entry; nil: as they are
