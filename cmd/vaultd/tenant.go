@@ -526,9 +526,9 @@ func keyTable(w io.Writer, keys []keyReply) {
 		if len(k.From) > 0 {
 			from = strings.Trim(fmt.Sprint(k.From), "[]")
 		}
-		rows = append(rows, []string{k.ID, k.Role.String(), state, from, ago(k.LastUsed), k.Comment, k.Fingerprint})
+		rows = append(rows, []string{k.ID, k.Role.String(), state, from, "/" + k.Path, ago(k.LastUsed), k.Comment, k.Fingerprint})
 	}
-	table(w, []string{"ID", "ROLE", "STATE", "FROM", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
+	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
 }
 
 func (a *app) keyRevoke() *cobra.Command {

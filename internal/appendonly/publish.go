@@ -59,10 +59,13 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 		return false, err
 	}
 	rel, err := v.livePath(loc)
+	if err == nil && !u.f.holds(rel) { // the session's root was moved away from above it
+		err = fs.ErrNotExist
+	}
 	if err != nil {
 		return false, wrapIndex(op, u.name, err)
 	}
-	s := spot{loc: loc, rel: rel, entry: now, mode: v.policy.ModeAt(rel)}
+	s := spot{loc: loc, path: u.name, rel: rel, entry: now, mode: v.policy.ModeAt(rel)}
 	s.state = u.f.stateOf(&s)
 	verdict := Decide(u.f.query(op, &s))
 	if verdict.Effect == Deny {
@@ -74,6 +77,9 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	// What is recorded is what is there: anything else would be found damaged, for ever.
 	if have, err := u.staged.Size(); err != nil || have != u.size {
 		return false, errors.Join(err, fmt.Errorf("publish upload: %d bytes are staged, %d were written", have, u.size))
+	}
+	if err := u.hold(u.size); err != nil {
+		return false, err
 	}
 	fresh := v.staysFresh(&s)
 	if !fresh {
@@ -129,12 +135,15 @@ func (v *Vault) staysFresh(s *spot) bool {
 // place gives the content of r the name s, in the tree (unless it stays fresh), then in the journal.
 // Decide has allowed it; the kernel decides again whether the name is free. mu is held.
 func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
+	if err := f.mayRecord(0); err != nil {
+		return err
+	}
 	if err := f.introduce(); err != nil {
 		return err
 	}
 	old := s.entry
 	if r.Fresh {
-		if err := v.admitFresh(old, r.Path); err != nil {
+		if err := v.admitFresh(old, s.path); err != nil {
 			return err
 		}
 		if err := v.commit(r, s.loc, journal.Loc{}); err != nil {
@@ -144,7 +153,7 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 		v.dropFresh(old)
 		return nil
 	}
-	undo, err := v.linkTree(r.ID, s.rel, old)
+	undo, err := v.linkTree(r.ID, s)
 	if err != nil {
 		return err
 	}
@@ -158,13 +167,14 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 	return nil
 }
 
-// linkTree gives content id the name rel in the tree: over old if something sealed stands there,
+// linkTree gives content id the name of s in the tree: over what stands there if that is sealed,
 // otherwise only if the kernel finds the name free. undo takes it back.
-func (v *Vault) linkTree(id journal.ID, rel string, old *journal.Entry) (undo func() error, err error) {
+func (v *Vault) linkTree(id journal.ID, s *spot) (undo func() error, err error) {
+	rel, old := s.rel, s.entry
 	if old == nil || old.Fresh {
 		if err := v.vol.Link(id, rel); err != nil {
 			if errors.Is(err, fs.ErrExist) {
-				return nil, denied(OpOverwrite, "/"+rel, noRemoval)
+				return nil, denied(OpOverwrite, s.path, noRemoval)
 			}
 			return nil, v.tree(err)
 		}
@@ -255,6 +265,7 @@ func (v *Vault) retract(u *Upload) {
 // dropUpload is retract with mu held, for uploads that nobody writes to any more.
 func (v *Vault) dropUpload(u *Upload) {
 	v.forgetUpload(u)
+	v.letGo(u)
 	delete(v.unsynced, u.id)
 	if !u.locks {
 		v.discard(u.id)
@@ -347,7 +358,7 @@ func (v *Vault) sealFresh(at journal.Loc, e *journal.Entry) error {
 	if err != nil {
 		return err
 	}
-	undo, err := v.linkTree(e.ID, rel, nil)
+	undo, err := v.linkTree(e.ID, &spot{loc: at, path: "/" + rel, rel: rel})
 	if err != nil {
 		return err
 	}

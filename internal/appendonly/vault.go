@@ -85,6 +85,9 @@ type Vault struct {
 	ticks         int
 	untidy        bool // the live tree differs from the journal somewhere
 
+	todayMu sync.Mutex // guards today and Upload.held; taken last
+	today   today
+
 	head     atomic.Uint64 // newest record
 	covered  journal.Seq   // newest record when the last barrier record was written
 	segment  time.Time     // when the open segment got its first record; zero: none
@@ -309,6 +312,9 @@ func (v *Vault) undo(err error, back func() error) error {
 func (v *Vault) commit(r *journal.Record, at, to journal.Loc) error {
 	if err := v.Err(); err != nil {
 		return err
+	}
+	if at.Dir == nowhere || to.Dir == nowhere {
+		return pathError(OpCreate, r.Path, fs.ErrNotExist)
 	}
 	if err := v.idx.Check(r, at, to); err != nil {
 		return err
