@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -25,51 +27,96 @@ type access struct {
 
 // login is one key's connections: revoked is closed when the catalog does not let the key in any more.
 type login struct {
-	tenant, key string
-	remote      netip.Addr
-	sessions    int
-	revoked     chan struct{}
+	tenant, name, key string
+	cert              *gossh.Certificate // nil: the key came by itself
+	remote            netip.Addr
+	until             time.Time // when the key or certificate expires; zero is never
+	revoked           chan struct{}
+
+	sessions int         // guarded by access.mu
+	ended    bool        // revoked is closed; guarded by access.mu
+	expiry   *time.Timer // while there are sessions; guarded by access.mu
 }
 
 func newAccess(st *store.Store, state *tenant.State) *access {
 	return &access{st: st, state: state, logins: map[*login]struct{}{}}
 }
 
+// authenticate looks a key, or a certificate, up in the catalog. The error's text tells the reason, and is for the log.
+func (a *access) authenticate(user string, key gossh.PublicKey, remote netip.Addr) (t tenant.Tenant, k tenant.Key, err error) {
+	snap := a.st.Tenants()
+	if cert, ok := key.(*gossh.Certificate); ok {
+		t, k, err = snap.AuthenticateCert(user, cert, remote, time.Now())
+	} else {
+		t, k, err = snap.Authenticate(user, key.Marshal(), remote, time.Now())
+	}
+	return t, k, reasoned(err)
+}
+
+// reasoned adds to a refusal what the catalog keeps out of its text.
+func reasoned(err error) error {
+	var auth *tenant.AuthError
+	if !errors.As(err, &auth) {
+		return err
+	}
+	if auth.Detail == "" {
+		return fmt.Errorf("%w: %s", err, auth.Reason)
+	}
+	return fmt.Errorf("%w: %s: %s", err, auth.Reason, auth.Detail)
+}
+
 // Offered implements sshd.Access.
-func (a *access) Offered(user string, key gossh.PublicKey, remote netip.Addr) bool {
-	_, _, err := a.st.Tenants().Authenticate(user, key.Marshal(), remote, time.Now())
-	return err == nil
+func (a *access) Offered(user string, key gossh.PublicKey, remote netip.Addr) (noTouch bool, err error) {
+	_, k, err := a.authenticate(user, key, remote)
+	return k.NoTouch, err
 }
 
 // Verified implements sshd.Access. Nobody but the holder of the key reaches it, so its words may say
 // what is wrong.
 func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (sshd.Login, error) {
-	t, k, err := a.st.Tenants().Authenticate(user, key.Marshal(), remote, time.Now())
+	t, k, err := a.authenticate(user, key, remote)
 	if err != nil {
 		return sshd.Login{}, err
 	}
-	l := &login{tenant: t.ID, key: k.ID, remote: remote, revoked: make(chan struct{})}
+	l := &login{tenant: t.ID, name: t.Name, key: k.ID, remote: remote, until: k.Expires, revoked: make(chan struct{})}
+	who := appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path, Daily: appendonly.Ceiling(k.Daily)}
+	if cert, ok := key.(*gossh.Certificate); ok {
+		l.cert, who.Cert = cert, tenant.CertWords(cert)
+	}
 	a.state.Used(t.ID, k.ID, time.Now(), remote.String())
 	return sshd.Login{
 		Tenant: t.Name,
-		Who:    appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path, Daily: appendonly.Ceiling(k.Daily)},
+		Who:    who,
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			return a.open(ctx, l, who)
 		},
+		NoTouch: k.NoTouch,
+		Verify:  k.Verify,
 		Revoked: l.revoked,
 	}, nil
 }
 
+// still says whether a login would be let in now.
+func (l *login) still(snap *tenant.Snapshot) error {
+	if l.cert == nil {
+		return snap.Recheck(l.tenant, l.key, l.remote, time.Now())
+	}
+	_, _, err := snap.AuthenticateCert(l.name, l.cert, l.remote, time.Now())
+	return err
+}
+
 // open makes one session's FS.
 func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
-	if err := a.st.Tenants().Recheck(l.tenant, l.key, l.remote, time.Now()); err != nil {
+	a.count(l, 1) // first, so that a change of the catalog that still does not see finds the login in recheck
+	if err := l.still(a.st.Tenants()); err != nil {
+		a.count(l, -1)
 		return nil, nil, err
 	}
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {
+		a.count(l, -1)
 		return nil, nil, err
 	}
-	a.count(l, 1)
 	fs := v.Session(who)
 	return fs, func(ctx context.Context) error {
 		defer done()
@@ -86,6 +133,14 @@ func (a *access) count(l *login, n int) {
 	} else {
 		delete(a.logins, l)
 	}
+	// At the second, and not at watch's next tick; that is for clocks that were set.
+	switch {
+	case l.sessions == 0 && l.expiry != nil:
+		l.expiry.Stop()
+		l.expiry = nil
+	case l.sessions > 0 && l.expiry == nil && !l.until.IsZero():
+		l.expiry = time.AfterFunc(time.Until(l.until), a.recheck)
+	}
 }
 
 // recheck ends the sessions of keys that may not log in any more: revoked, expired, or from elsewhere.
@@ -94,9 +149,9 @@ func (a *access) recheck() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for l := range a.logins {
-		if snap.Recheck(l.tenant, l.key, l.remote, time.Now()) != nil {
+		if !l.ended && l.still(snap) != nil {
 			close(l.revoked)
-			delete(a.logins, l)
+			l.ended = true
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,6 +163,8 @@ type keyFlags struct {
 	path          string
 	dailyBytes    string
 	dailyRecords  int64
+	noTouch       bool
+	verify        bool
 }
 
 func (k *keyFlags) register(c *cobra.Command) {
@@ -173,6 +176,8 @@ func (k *keyFlags) register(c *cobra.Command) {
 	f.StringVar(&k.path, "path", "", "a directory that is the key's root: it sees and reaches nothing else")
 	f.StringVar(&k.dailyBytes, "daily-bytes", "0", "how much the key may add in a day, such as 50G; 0 is unlimited")
 	f.Int64Var(&k.dailyRecords, "daily-records", 0, "how many changes the key may make in a day; 0 is unlimited")
+	f.BoolVar(&k.noTouch, "no-touch-required", false, "a security key (sk-) may sign without being touched")
+	f.BoolVar(&k.verify, "verify-required", false, "a security key (sk-) must have verified its user, by PIN or finger")
 	f.StringVar(&k.comment, "comment", "", "what the key is (default: the comment in the file)")
 }
 
@@ -208,7 +213,8 @@ func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, p := range keys {
-			out = append(out, tenant.NewKey{Public: p, Role: role, From: from, Expires: expires, Path: k.path, Daily: daily, Comment: k.comment})
+			out = append(out, tenant.NewKey{Public: p, Role: role, From: from, Expires: expires, Path: k.path, Daily: daily, Comment: k.comment,
+				NoTouch: k.noTouch, Verify: k.verify})
 		}
 	}
 	return out, nil
@@ -503,7 +509,7 @@ func (a *app) keyList() *cobra.Command {
 		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
 			return err
 		}
-		r := tenantJSON(t, snap.Keys(t.ID), used).Keys
+		r := tenantJSON(t, append(slices.Clip(snap.Keys(t.ID)), snap.Unlisted(t.ID)...), used).Keys
 		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -513,20 +519,7 @@ func (a *app) keyList() *cobra.Command {
 func keyTable(w io.Writer, keys []keyReply) {
 	var rows [][]string
 	for _, k := range keys {
-		state := "active"
-		switch {
-		case !k.Revoked.IsZero():
-			state = "revoked"
-		case !k.Expires.IsZero() && time.Now().After(k.Expires):
-			state = "expired"
-		case !k.Expires.IsZero():
-			state = "until " + stamp(k.Expires)
-		}
-		from := "any"
-		if len(k.From) > 0 {
-			from = strings.Trim(fmt.Sprint(k.From), "[]")
-		}
-		rows = append(rows, []string{k.ID, k.Role.String(), state, from, "/" + k.Path, ago(k.LastUsed), k.Comment, k.Fingerprint})
+		rows = append(rows, []string{k.ID, k.Role.String(), keyState(k.Key, time.Now()), keyFrom(k.Key), "/" + k.Path, ago(k.LastUsed), k.Comment, k.Fingerprint})
 	}
 	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
 }

@@ -46,6 +46,7 @@ func TimeAt(t time.Time) Time { return journal.At(t) }
 type Who struct {
 	Key         string // the key's id in the catalog; "operator" for the operator's own acts
 	Fingerprint string // SHA256:...
+	Cert        string // the certificate that the key came with, in printable words; "" is none
 	Role        Role
 	Daily       Ceiling // what the key may add in a day
 	Root        string  // the directory that is the session's "/", cleaned and relative; "": the tenant's root
@@ -161,6 +162,9 @@ func (f *FS) introduce() error {
 	}
 	r := f.record(journal.OpSession, "")
 	r.Note = fmt.Sprintf("%s %s %s", f.who.Fingerprint, f.who.Remote, f.who.Protocol)
+	if f.who.Cert != "" {
+		r.Note += " " + f.who.Cert
+	}
 	if err := f.v.commit(r, journal.Loc{}, journal.Loc{}); err != nil {
 		return err
 	}

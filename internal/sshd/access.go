@@ -16,11 +16,13 @@ import (
 
 // Access decides who may come in. Its methods are called by many goroutines.
 type Access interface {
-	// Offered says whether key could log in as user. Nobody has proven to have it: the answer must
-	// have no effect, and be false alike for an unknown user and an unknown key.
-	Offered(user string, key gossh.PublicKey, remote netip.Addr) bool
-	// Verified logs in whoever has just proven to have key. A *RefusedError's text is shown to them.
-	// It is asked once for each proof; after an error the client may prove another key.
+	// Offered says why key could not log in as user: nil when it could. Nobody has proven to have it: the answer must
+	// have no effect, and the client sees no difference between errors, whose text goes to the log. With noTouch a
+	// security key's signature may do without a touch, for as long as Verified says so too.
+	Offered(user string, key gossh.PublicKey, remote netip.Addr) (noTouch bool, err error)
+	// Verified logs in whoever has just proven to have key, which may be a *gossh.Certificate; what that says is for
+	// Access to check. A *RefusedError's text is shown to them. It is asked once for each proof; after an error the
+	// client may prove another key.
 	Verified(user string, key gossh.PublicKey, remote netip.Addr) (Login, error)
 }
 
@@ -33,6 +35,8 @@ type Login struct {
 	// Open makes one session's FS. close ends it and makes the barrier; it is called once, also
 	// when the connection is gone, and with a ctx of its own.
 	Open func(ctx context.Context, who appendonly.Who) (fs *appendonly.FS, close func(context.Context) error, err error)
+	// NoTouch takes a security key's signature without a touch; Verify wants one of a verified user (a PIN, a finger).
+	NoTouch, Verify bool
 	// Revoked, when not nil, ends the connection's sessions when it is closed.
 	Revoked <-chan struct{}
 }
@@ -69,8 +73,8 @@ func (s *Server) serverConfig(ctx ssh.Context) *gossh.ServerConfig {
 			}
 		},
 	}
-	conf.VerifiedPublicKeyCallback = func(m gossh.ConnMetadata, key gossh.PublicKey, _ *gossh.Permissions, _ string) (*gossh.Permissions, error) {
-		return s.verified(c, m.User(), key)
+	conf.VerifiedPublicKeyCallback = func(m gossh.ConnMetadata, key gossh.PublicKey, offered *gossh.Permissions, _ string) (*gossh.Permissions, error) {
+		return s.verified(c, m, key, offered)
 	}
 	return conf
 }
@@ -82,18 +86,33 @@ func (s *Server) offered(ctx ssh.Context, key ssh.PublicKey) bool {
 	start := time.Now()
 	// Not ctx.User(): gliderlabs keeps the first name that a connection named, and clients may change it.
 	user := c.meta.User()
-	c.lastKey = gossh.FingerprintSHA256(key)
-	if len(user) <= maxUser && acceptableKey(key) == nil && s.cfg.Access.Offered(user, key, c.remote.Addr()) {
-		return true
+	c.lastKey = gossh.FingerprintSHA256(plain(key))
+	// gliderlabs shares one object among all keys of a connection; each gets its own, since x/crypto reads in it whether to look
+	// for a touch.
+	perms := &gossh.Permissions{}
+	ctx.Permissions().Permissions = perms
+	err := acceptableKey(key)
+	if len(user) > maxUser {
+		err = errors.New("user name too long")
 	}
-	time.Sleep(refusalTime - time.Since(start))
-	return false
+	noTouch := false
+	if err == nil {
+		noTouch, err = s.cfg.Access.Offered(user, key, c.remote.Addr())
+	}
+	if c.why = err; err != nil {
+		time.Sleep(refusalTime - time.Since(start))
+		return false
+	}
+	if noTouch {
+		perms.Extensions = map[string]string{noTouchRequired: ""}
+	}
+	return true
 }
 
-// verified decides who the client is: the owner of key, whose signature was checked just now. The
-// permissions of offered keys are dropped: gliderlabs shares one object among all of them
-// (the CVE-2024-45337 class of errors).
-func (s *Server) verified(c *conn, user string, key gossh.PublicKey) (*gossh.Permissions, error) {
+// verified decides who the client is: the owner of key, whose signature was checked just now. Of what was said when the key was
+// offered nothing counts (the CVE-2024-45337 class of errors); offered only tells whether x/crypto looked for a touch.
+func (s *Server) verified(c *conn, m gossh.ConnMetadata, key gossh.PublicKey, offered *gossh.Permissions) (*gossh.Permissions, error) {
+	user := m.User()
 	err := acceptableKey(key)
 	var l Login
 	if err == nil {
@@ -103,7 +122,10 @@ func (s *Server) verified(c *conn, user string, key gossh.PublicKey) (*gossh.Per
 		err = fmt.Errorf("internal error: login for tenant %q where %q was asked for", l.Tenant, user)
 	}
 	if err == nil {
-		l.Who.Fingerprint = gossh.FingerprintSHA256(key)
+		err = checkTouch(m, key, offered, &l)
+	}
+	if err == nil {
+		l.Who.Fingerprint = gossh.FingerprintSHA256(plain(key))
 		err = s.enter(c, &l)
 	}
 	if err != nil {
@@ -142,11 +164,19 @@ func loginOf(sc *gossh.ServerConn) *Login {
 	return l
 }
 
-// acceptableKey refuses what no policy should have to think about: certificates, whose restrictions
-// nobody here checks, and short RSA keys.
+// plain is the key itself, of a certificate the one that it certifies.
+func plain(key gossh.PublicKey) gossh.PublicKey {
+	if cert, ok := key.(*gossh.Certificate); ok {
+		return cert.Key
+	}
+	return key
+}
+
+// acceptableKey refuses what no policy should have to think about: short RSA keys, also of a certificate's CA. The rest of what a
+// certificate says is Access's to judge.
 func acceptableKey(key gossh.PublicKey) error {
-	if _, ok := key.(*gossh.Certificate); ok {
-		return errors.New("certificates are not accepted")
+	if cert, ok := key.(*gossh.Certificate); ok {
+		return errors.Join(acceptableKey(cert.Key), acceptableKey(cert.SignatureKey))
 	}
 	ck, ok := key.(gossh.CryptoPublicKey)
 	if !ok {

@@ -55,6 +55,7 @@ type conn struct {
 	meta    gossh.ServerPreAuthConn
 	tries   int    // attempts that failed
 	lastKey string // fingerprint of the last key offered
+	why     error  // why it would not do; of the log only
 	refused error  // why a verified key was not let in
 	failure error  // of the handshake
 

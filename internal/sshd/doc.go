@@ -6,8 +6,9 @@
 // a connection is decided in VerifiedPublicKeyCallback and nowhere else, the accept loop and the
 // session channels are its own, and no connection outlives its login grace without a login.
 //
-// A user name is a tenant's name. Public keys only; certificates, passwords, keyboard-interactive and
-// "none" never work. One session is one channel: a subsystem, an exec, or a shell (an exec with an
+// A user name is a tenant's name. Public keys and user certificates only; passwords, keyboard-interactive and
+// "none" never work. What a certificate may do is Access's to say; a security key's touch and verification are enforced
+// here (seckey.go). One session is one channel: a subsystem, an exec, or a shell (an exec with an
 // empty command). Ports, agent and X11 are refused; who asks for a terminal gets line ends for one and no
 // input; of the environment only LANG and LC_* get in. When a handler has returned, the FS is closed (the barrier of DESIGN.md §6), then the exit
 // status is sent, then the channel is closed.

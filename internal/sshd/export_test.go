@@ -27,9 +27,12 @@ type fakeContext struct {
 	ssh.Context
 	first string
 	conn  *conn
+	perms ssh.Permissions
 }
 
 func (f *fakeContext) User() string { return f.first }
+
+func (f *fakeContext) Permissions() *ssh.Permissions { return &f.perms }
 func (f *fakeContext) Value(k any) any {
 	if k == (connKey{}) {
 		return f.conn

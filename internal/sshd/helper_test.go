@@ -68,6 +68,7 @@ type access struct {
 	keys map[string]map[string]appendonly.Role // user -> fingerprint -> role
 
 	revoked chan struct{}
+	login   sshd.Login                                                // NoTouch and Verify of all
 	refuse  error                                                     // of Verified
 	open    func(ctx context.Context, who appendonly.Who) error       // first step of Open
 	close   func(ctx context.Context) error                           // of the FS
@@ -79,12 +80,14 @@ type access struct {
 	closed int
 }
 
-func (a *access) Offered(user string, key gossh.PublicKey, remote netip.Addr) bool {
+func (a *access) Offered(user string, key gossh.PublicKey, remote netip.Addr) (bool, error) {
 	if a.offered != nil {
 		a.offered(user, key, remote)
 	}
-	_, ok := a.keys[user][gossh.FingerprintSHA256(key)]
-	return ok
+	if _, ok := a.keys[user][gossh.FingerprintSHA256(key)]; !ok {
+		return false, errors.New("unknown")
+	}
+	return a.login.NoTouch, nil
 }
 
 func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (sshd.Login, error) {
@@ -107,6 +110,8 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 		Tenant:  user,
 		Who:     appendonly.Who{Key: "key-of-" + user, Role: role},
 		Revoked: a.revoked,
+		NoTouch: a.login.NoTouch,
+		Verify:  a.login.Verify,
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			a.mu.Lock()
 			a.whos = append(a.whos, who)

@@ -27,6 +27,7 @@ type run struct {
 	ch    gossh.Channel
 	sess  *session.Session
 	key   string
+	cert  string
 	begun time.Time
 	io    *stream
 	close func(context.Context) error // of the FS; nil until it is open
@@ -41,7 +42,7 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	who.Protocol, who.Remote, who.Session = proto, k.conn.remote.String(), s.newID()
 	log := s.log.With("tenant", k.login.Tenant, "proto", proto, "remote", who.Remote, "session", who.Session)
 	st := &stream{k.conn, k.ch}
-	r := &run{srv: s, ch: k.ch, key: who.Key, begun: time.Now(), io: st, sess: &session.Session{
+	r := &run{srv: s, ch: k.ch, key: who.Key, cert: who.Cert, begun: time.Now(), io: st, sess: &session.Session{
 		ID: who.Session, Tenant: k.login.Tenant, Command: command, Env: k.env,
 		Stdin: st, Stdout: st, Stderr: &stderr{ch: k.ch}, Log: log,
 	}}
@@ -125,6 +126,9 @@ func (r *run) finish(err error) {
 		r.ch.Close()
 		attrs := []slog.Attr{slog.String("key", r.key), slog.Duration("duration", time.Since(r.begun)),
 			slog.Int("refusals", r.sess.Refusals()), slog.Int("exit", code)}
+		if r.cert != "" {
+			attrs = append(attrs, slog.String("cert", r.cert))
+		}
 		if err != nil {
 			attrs = append(attrs, slog.String("error", oneLine(err.Error())))
 		}

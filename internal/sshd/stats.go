@@ -89,6 +89,9 @@ func (s *Server) report(c *conn) {
 	if c.lastKey != "" {
 		attrs = append(attrs, slog.String("offered", c.lastKey))
 	}
+	if c.why != nil {
+		attrs = append(attrs, slog.String("why", oneLine(c.why.Error())))
+	}
 	if err := errors.Join(c.refused, c.failure); err != nil {
 		attrs = append(attrs, slog.String("error", oneLine(err.Error())))
 	}

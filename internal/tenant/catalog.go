@@ -34,7 +34,14 @@ type Catalog interface {
 	Release(name, snapshot, reason string) error
 	// AddKeys gives a tenant further keys, all or none. A key that any tenant has, or ever had, is ErrConflict.
 	AddKeys(tenant string, keys ...NewKey) ([]Key, error)
-	// RevokeKey refuses a key from now on and for ever. ref is its ID or fingerprint. Revoking twice is no error.
+	// AddCAs gives a tenant further CAs, all or none. One that it has, or ever had, is ErrConflict.
+	AddCAs(tenant string, cas ...NewCA) ([]CA, error)
+	// Import is AddKeys and AddCAs in one change.
+	Import(tenant string, keys []NewKey, cas []NewCA) ([]Key, []CA, error)
+	// RevokeCA refuses certificates of a CA from now on and for ever: those named, or all of them.
+	RevokeCA(tenant, ref string, only Certs) (CA, error)
+	// RevokeKey refuses a key from now on and for ever. ref is its ID or fingerprint. Revoking twice is no error. Of a tenant
+	// that has a CA the key may be one that only ever came with a certificate.
 	RevokeKey(tenant, ref string) (Key, error)
 }
 
@@ -57,6 +64,8 @@ type NewKey struct {
 	Path    string         // the key's root; "" is the tenant's
 	Daily   Ceiling        // what it may add in a day
 	Comment string         // "" takes Public's
+	NoTouch bool           // a security key's signature does without a touch
+	Verify  bool           // a security key's signature needs a PIN or the like
 }
 
 // Entry is a line of the audit log: who changed what, when.
@@ -64,7 +73,7 @@ type Entry struct {
 	Seq    uint64    `json:"seq"` // from 1, without gaps
 	Time   time.Time `json:"time"`
 	Who    string    `json:"who"`  // OS user
-	What   string    `json:"what"` // tenant add, tenant set, key add, key revoke, catalog create
+	What   string    `json:"what"` // tenant add, tenant set, key add, key revoke, ca add, ca revoke, catalog create
 	Tenant string    `json:"tenant,omitempty"`
 	Key    string    `json:"key,omitempty"` // the key's ID
 	Detail string    `json:"detail,omitempty"`

@@ -30,6 +30,8 @@ var (
 	bucketTenants = []byte("tenants")
 	bucketKeys    = []byte("keys")
 	bucketAudit   = []byte("audit")
+	bucketCAs     = []byte("cas")     // missing until there is one
+	bucketRevoked = []byte("revoked") // the same
 	keyFormat     = []byte("format")
 )
 
@@ -185,8 +187,18 @@ func (d *DB) Snapshot() (s *Snapshot, err error) {
 		if err != nil {
 			return err
 		}
-		s, err = newSnapshot(tx.Bucket(bucketAudit).Sequence(), tenants, keys)
-		return err
+		if s, err = newSnapshot(tx.Bucket(bucketAudit).Sequence(), tenants, keys); err != nil {
+			return err
+		}
+		cas, err := readAll[CA](tx.Bucket(bucketCAs))
+		if err != nil {
+			return err
+		}
+		revoked, err := readAll[Revocation](tx.Bucket(bucketRevoked))
+		if err != nil {
+			return err
+		}
+		return s.trust(cas, revoked)
 	})
 	return s, err
 }
@@ -291,6 +303,9 @@ func decode(text []byte, v any) error {
 
 func readAll[T any](b *bbolt.Bucket) ([]T, error) {
 	list := make([]T, 0, 16)
+	if b == nil {
+		return list, nil
+	}
 	return list, b.ForEach(func(_, text []byte) error {
 		var v T
 		err := decode(text, &v)

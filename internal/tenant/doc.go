@@ -9,7 +9,8 @@
 //
 // It guarantees that a policy is never weakened (WeakeningError), that no tenant, key or audit line is
 // ever removed, that a revoked key never comes back, and that a key shared by two tenants can not
-// exist, so that a verified key names its tenant.
+// exist, so that a verified key names its tenant. A certificate lets in who holds its key, as a tenant that names its
+// CA and on that CA's terms, narrowed by what the certificate says (AuthenticateCert).
 //
 // It does not decide what a client may do to a file: that is appendonly's Decide, which is given the
 // policy. It does not protect the file from whoever can write to it: vaultd.db is trusted, and an
@@ -23,6 +24,8 @@
 //	meta     "format" -> "1"
 //	tenants  name     -> Tenant as JSON
 //	keys     key id   -> Key as JSON
+//	cas      tenant id/key id -> CA as JSON
+//	revoked  tenant id/key id -> Revocation as JSON: keys that only ever came with certificates
 //	audit    big-endian sequence number -> Entry as JSON
 //
 // Concurrency: a DB may be used by many goroutines and processes (bbolt's flock(2) serializes them, a

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -132,7 +133,10 @@ func (d *DB) RevokeKey(tenant, ref string) (key Key, err error) {
 		if err != nil {
 			return err
 		}
-		if key, err = findKey(tx, t, ref); err != nil {
+		if key, err = findKey(tx, t, ref); errors.Is(err, ErrNotFound) {
+			key, err = d.revokeUnlisted(tx, t, ref, err)
+			return err
+		} else if err != nil {
 			return err
 		}
 		if !key.Revoked.IsZero() {
@@ -194,9 +198,15 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 		if err := put(b, []byte(k.ID), k); err != nil {
 			return nil, err
 		}
-		detail := fmt.Sprintf("%s; role: %s; from: %v; expires: %v; path: %q; daily: %d bytes, %d records; comment: %q",
-			k.Fingerprint, k.Role, k.From, k.Expires, "/"+k.Path, k.Daily.Bytes, k.Daily.Records, k.Comment)
-		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: detail}); err != nil {
+		if b := tx.Bucket(bucketRevoked); b != nil && b.Get([]byte(ownedKey(t.ID, k.ID))) != nil {
+			return nil, fmt.Errorf("add key %s: was revoked in this tenant; make a new key: %w", k.Fingerprint, ErrConflict)
+		}
+		if n.NoTouch || n.Verify {
+			if err := checkTouch(n); err != nil {
+				return nil, err
+			}
+		}
+		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: k.terms()}); err != nil {
 			return nil, err
 		}
 		keys = append(keys, k)
@@ -227,7 +237,7 @@ func (d *DB) newKey(t Tenant, n NewKey) (Key, error) {
 		comment = cleanComment(n.Comment)
 	}
 	return Key{ID: KeyID(n.Public.Blob), Fingerprint: Fingerprint(n.Public.Blob), Tenant: t.ID, Role: n.Role,
-		From: n.From, Expires: n.Expires.UTC(), Path: n.Path, Daily: n.Daily, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
+		From: n.From, Expires: n.Expires.UTC(), Path: n.Path, Daily: n.Daily, NoTouch: n.NoTouch, Verify: n.Verify, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
 }
 
 // conflict words why a key can not be added. It is for the operator, who may know of other tenants.

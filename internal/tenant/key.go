@@ -18,10 +18,12 @@ type Key struct {
 	Fingerprint string          `json:"fingerprint"` // as ssh-keygen -l prints it: SHA256:...
 	Tenant      string          `json:"tenant"`      // the tenant's ID
 	Role        appendonly.Role `json:"role"`
-	From        []netip.Prefix  `json:"from,omitempty"`   // networks it may come from; none is any
-	Expires     time.Time       `json:"expires,omitzero"` // UTC; refused from this instant on; zero is never
-	Path        string          `json:"path,omitempty"`   // the directory that is the key's root; cleaned; "" is the tenant's root
-	Daily       Ceiling         `json:"daily,omitzero"`   // what it may add in a day
+	From        []netip.Prefix  `json:"from,omitempty"`            // networks it may come from; none is any
+	Expires     time.Time       `json:"expires,omitzero"`          // UTC; refused from this instant on; zero is never
+	Path        string          `json:"path,omitempty"`            // the directory that is the key's root; cleaned; "" is the tenant's root
+	Daily       Ceiling         `json:"daily,omitzero"`            // what it may add in a day
+	NoTouch     bool            `json:"no_touch,omitempty"`        // of a security key: signatures without a touch do
+	Verify      bool            `json:"verify_required,omitempty"` // of a security key: only after a PIN or the like
 	Comment     string          `json:"comment"`
 	Added       time.Time       `json:"added"`            // UTC
 	Revoked     time.Time       `json:"revoked,omitzero"` // UTC; zero is not
@@ -33,6 +35,19 @@ type Key struct {
 type Ceiling struct {
 	Bytes   int64 `json:"bytes,omitempty"`
 	Records int64 `json:"records,omitempty"` // of the journal: files, directories, changes of attributes, …
+}
+
+// terms words what a key may do, for the audit log.
+func (k *Key) terms() string {
+	s := fmt.Sprintf("%s; role: %s; from: %v; expires: %v; path: %q; daily: %d bytes, %d records; comment: %q",
+		k.Fingerprint, k.Role, k.From, k.Expires, "/"+k.Path, k.Daily.Bytes, k.Daily.Records, k.Comment)
+	if k.NoTouch {
+		s += "; no touch required"
+	}
+	if k.Verify {
+		s += "; verify required"
+	}
+	return s
 }
 
 // KeyID names a key by its wire form: the first 16 characters (96 bits) of base64url of its SHA-256.

@@ -81,15 +81,15 @@ func parseLine(line []byte) (PublicKey, error) {
 // optionError refuses options: each restricts the key, and dropping one would widen what it may do.
 func optionError(options []string) error {
 	names := make([]string, len(options))
-	hint := "remove them; importing authorized_keys comes later"
+	hint := "remove them; vaultd key import reads authorized_keys"
 	for i, o := range options {
 		name, _, _ := strings.Cut(o, "=")
 		names[i] = fmt.Sprintf("%q", name)
 		switch strings.ToLower(name) {
 		case "from":
-			hint = "use --from for the networks; importing authorized_keys comes later"
+			hint = "use --from for the networks; vaultd key import reads authorized_keys"
 		case "expiry-time":
-			hint = "use --expires for the expiry; importing authorized_keys comes later"
+			hint = "use --expires for the expiry; vaultd key import reads authorized_keys"
 		}
 	}
 	return fmt.Errorf("options %s are not read (%s): %w", strings.Join(names, ", "), hint, ErrInvalid)
@@ -97,7 +97,7 @@ func optionError(options []string) error {
 
 func checkStrength(pub ssh.PublicKey) error {
 	if _, ok := pub.(*ssh.Certificate); ok {
-		return fmt.Errorf("certificates are not accepted, give the plain key: %w", ErrInvalid)
+		return fmt.Errorf("certificates are not accepted, give the plain key, or the CA's to vaultd ca add: %w", ErrInvalid)
 	}
 	switch pub.Type() {
 	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,
@@ -114,6 +114,21 @@ func checkStrength(pub ssh.PublicKey) error {
 		return nil
 	}
 	return fmt.Errorf("key type %q is not accepted; make an ed25519 key: %w", pub.Type(), ErrInvalid)
+}
+
+// checkTouch refuses what only a security key can be asked for, of any other key.
+func checkTouch(n NewKey) error {
+	switch n.Public.Type {
+	case ssh.KeyAlgoSKED25519:
+		return nil
+	case ssh.KeyAlgoSKECDSA256:
+		if n.Verify {
+			// See internal/sshd/seckey.go. Taking it and not looking would be worse.
+			return fmt.Errorf("add key: whether an ecdsa-sk key was verified can not be seen; make an ed25519-sk key, or sign a certificate: %w", ErrInvalid)
+		}
+		return nil
+	}
+	return fmt.Errorf("add key: touch and verification are a security key's, and this is %s: %w", n.Public.Type, ErrInvalid)
 }
 
 // cleanComment keeps a comment harmless in logs and on terminals: it is free text from the client's side.

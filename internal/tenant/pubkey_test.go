@@ -113,7 +113,7 @@ func TestParsePublicKeys(t *testing.T) {
 		{"from=", `from="192.0.2.0/24" ` + ed, nil, "use --from"},
 		{"expiry-time=", `expiry-time="20300101" ` + ed, nil, "use --expires"},
 		{"command= with blanks", `command="echo hi, there",no-pty ` + ed, nil, `options "command", "no-pty" are not read`},
-		{"restrict", "restrict " + ed, nil, `options "restrict" are not read (remove them; importing authorized_keys comes later)`},
+		{"restrict", "restrict " + ed, nil, `options "restrict" are not read (remove them; vaultd key import reads authorized_keys)`},
 		{"an option behind a good line", ed + "\nrestrict " + ed2, nil, "line 2: options"},
 		{"rubbish behind a good line", ed + "\nrubbish\n", nil, "line 2: not a public key"},
 		{"declared as another type", "ssh-rsa " + type32, nil, "not a public key"},

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,10 @@ type Snapshot struct {
 	byID    map[string]int   // index into tenants
 	keys    map[string]*Key  // by Key.ID
 	owned   map[string][]Key // by tenant id, in the order added
+
+	cas         map[string]*CA         // by ownedKey
+	authorities map[string][]CA        // by tenant id, in the order added
+	revoked     map[string]*Revocation // by ownedKey
 }
 
 // Reason says why a login was refused, in the words of logs and metrics. It is never told to the client.
@@ -33,10 +38,14 @@ const (
 	Revoked     Reason = "revoked"
 	Expired     Reason = "expired"
 	Address     Reason = "address"
+	Certificate Reason = "certificate" // what else is wrong with one
 )
 
 // AuthError refuses a login. Its text is the same for every reason.
-type AuthError struct{ Reason Reason }
+type AuthError struct {
+	Reason Reason
+	Detail string // of certificates: one line of printable ASCII for the log
+}
 
 func (*AuthError) Error() string { return "authenticate: permission denied" }
 
@@ -120,6 +129,40 @@ func verdict(known bool, t Tenant, k *Key, addr netip.Addr, now time.Time) Reaso
 	}
 	return ""
 }
+
+// trust takes the CAs and revoked keys in.
+func (s *Snapshot) trust(cas []CA, revoked []Revocation) error {
+	s.cas, s.authorities, s.revoked = make(map[string]*CA, len(cas)), map[string][]CA{}, make(map[string]*Revocation, len(revoked))
+	slices.SortFunc(cas, func(a, b CA) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortStableFunc(cas, func(a, b CA) int { return a.Added.Compare(b.Added) })
+	for i := range cas {
+		c := &cas[i]
+		if _, known := s.byID[c.Tenant]; !known || KeyID(c.PublicKey) != c.ID || len(c.Principals) == 0 {
+			return fmt.Errorf("read catalog: CA %q has no tenant, no principal or a wrong id", c.ID)
+		}
+		s.cas[ownedKey(c.Tenant, c.ID)] = c
+		s.authorities[c.Tenant] = append(s.authorities[c.Tenant], *c)
+	}
+	for i := range revoked {
+		s.revoked[ownedKey(revoked[i].Tenant, revoked[i].Key)] = &revoked[i]
+	}
+	return nil
+}
+
+// Unlisted lists a tenant's revoked keys that only ever came with certificates, oldest first.
+func (s *Snapshot) Unlisted(tenantID string) []Key {
+	var keys []Key
+	for _, r := range s.revoked {
+		if r.Tenant == tenantID {
+			keys = append(keys, r.asKey())
+		}
+	}
+	slices.SortFunc(keys, func(a, b Key) int { return cmp.Or(a.Revoked.Compare(b.Revoked), strings.Compare(a.ID, b.ID)) })
+	return keys
+}
+
+// CAs lists a tenant's CAs in the order added, revoked ones too.
+func (s *Snapshot) CAs(tenantID string) []CA { return s.authorities[tenantID] }
 
 // Tenant finds a tenant by name.
 func (s *Snapshot) Tenant(name string) (Tenant, bool) {

@@ -53,14 +53,17 @@ func (d *door) open() string {
 }
 
 // Offered follows sshd.Access.
-func (d *door) Offered(user string, key ssh.PublicKey, _ netip.Addr) bool {
-	return user == d.name && string(d.signer.PublicKey().Marshal()) == string(key.Marshal())
+func (d *door) Offered(user string, key ssh.PublicKey, _ netip.Addr) (bool, error) {
+	if user != d.name || string(d.signer.PublicKey().Marshal()) != string(key.Marshal()) {
+		return false, errors.New("unknown key")
+	}
+	return false, nil
 }
 
 // Verified follows sshd.Access.
 func (d *door) Verified(user string, key ssh.PublicKey, remote netip.Addr) (sshd.Login, error) {
-	if !d.Offered(user, key, remote) {
-		return sshd.Login{}, errors.New("unknown key")
+	if _, err := d.Offered(user, key, remote); err != nil {
+		return sshd.Login{}, err
 	}
 	return sshd.Login{Tenant: user, Who: appendonly.Who{Key: d.name},
 		Open: func(_ context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
