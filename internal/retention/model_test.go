@@ -42,6 +42,7 @@ type world struct {
 	age      time.Duration // that counts: up time since the first run, as far as runs saw it
 	lastBoot int
 	lastUp   time.Duration
+	lastWall time.Time
 	base     time.Time
 	sights   []sight
 	policies []stood
@@ -196,11 +197,11 @@ func (w *world) observe() {
 	case w.base.IsZero():
 		w.base = w.wall
 	case w.boot != w.lastBoot:
-		w.age += w.up
+		w.age += max(0, min(w.up, w.wall.Sub(w.lastWall)))
 	case w.up > w.lastUp:
 		w.age += w.up - w.lastUp
 	}
-	w.lastBoot, w.lastUp = w.boot, w.up
+	w.lastBoot, w.lastUp, w.lastWall = w.boot, w.up, w.wall
 	w.lock = max(w.lock, w.policy.Lock)
 	if n := len(w.policies); n == 0 || fmt.Sprint(deep(w.policies[n-1].policy)) != fmt.Sprint(deep(w.policy)) {
 		if n > 0 {
