@@ -141,9 +141,28 @@ func (w *world) Freed(_ context.Context, freed []journal.Freed, dropped []journa
 }
 
 // Retire implements retention.Server.
-func (w *world) Retire(ctx context.Context, paths []string, why string) (n int, err error) {
-	err = w.vault.Retire(ctx, paths, false, why, func(appendonly.Retired) { n++ })
+func (w *world) Retire(ctx context.Context, names []retention.Name, why string) (n int, err error) {
+	var standing []appendonly.Standing
+	for _, x := range names {
+		standing = append(standing, appendonly.Standing(x))
+	}
+	err = w.vault.RetireStanding(ctx, standing, why, func(appendonly.Retired) { n++ })
 	return n, err
+}
+
+// settle waits until what was published is in the store: the vault moves it there beside everything else.
+func (w *world) settle() {
+	w.t.Helper()
+	w.must(w.vault.Barrier(context.Background()))
+	for range 10_000 {
+		staged, err := w.vol.Staged()
+		w.must(err)
+		if len(staged) == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.t.Fatal("contents stay in staging")
 }
 
 // expire runs once, or is killed on the way. It reports whether it came to its end.
@@ -154,6 +173,7 @@ func (w *world) expire() (ended bool) {
 }
 
 func (w *world) tryExpire() (ended bool, err error) {
+	w.settle()
 	contents, err := volume.OpenFreer(filepath.Join(w.dir, "data"))
 	w.must(err)
 	defer contents.Close()
@@ -193,6 +213,10 @@ func (w *world) tryExpire() (ended bool, err error) {
 
 // observe is what the oracle makes of a run: its own account of time, policies and records.
 func (w *world) observe() {
+	before := time.Time{}
+	if !w.base.IsZero() {
+		before = w.base.Add(w.age)
+	}
 	switch {
 	case w.base.IsZero():
 		w.base = w.wall
@@ -216,11 +240,14 @@ func (w *world) observe() {
 			continue
 		}
 		at := s.Time
-		if now := w.base.Add(w.age); at.After(now) {
-			at = now
+		if at.Before(before) { // it was not there then
+			at = before
 		}
 		if at.Before(w.believed) {
 			at = w.believed
+		}
+		if now := w.base.Add(w.age); at.After(now) {
+			at = now
 		}
 		w.believed, w.times[s.Seq] = at, at
 	}
@@ -289,6 +316,12 @@ func (w *world) seen(seq journal.Seq) time.Duration {
 // kept are the instants that schedules and holds keep.
 func (w *world) kept(snaps []*journal.Record) map[journal.Seq]bool {
 	out := map[journal.Seq]bool{}
+	for _, s := range slices.Backward(snaps) {
+		if !w.dropped[s.Seq] {
+			out[s.Seq] = true // the newest state
+			break
+		}
+	}
 	for _, p := range w.policies {
 		if p.until >= 0 && w.age-p.until >= w.coolDown {
 			continue
