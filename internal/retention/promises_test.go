@@ -180,7 +180,9 @@ func TestOwnChain(t *testing.T) {
 		}, nil, 1},
 		{"state missing: everything is young again", func(w *world) { remove(w, "state") }, nil, 0},
 		{"state and chain missing", func(w *world) { remove(w, "state"); noChain(w) }, nil, 0},
-		{"state is no database", func(w *world) { w.must(os.WriteFile(at(w, "state", "state.db"), bytes.Repeat([]byte("x"), 8192), 0o600)) }, retention.ErrState, 0},
+		{"state is no database", func(w *world) {
+			w.must(os.WriteFile(at(w, "state", "state.db"), bytes.Repeat([]byte("x"), 8192), 0o600))
+		}, retention.ErrState, 0},
 		{"state is cut", func(w *world) { w.must(os.Truncate(at(w, "state", "state.db"), 100)) }, retention.ErrState, 0},
 		{"last segment of the chain is cut", func(w *world) {
 			list := segments(w)
@@ -348,4 +350,3 @@ func TestDamage(t *testing.T) {
 		t.Errorf("left: %v; want the damaged past, and what is live", have)
 	}
 }
-
