@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -19,22 +20,32 @@ import (
 //	alice|mallory|bob|pusher|puller CLIENT ARGS   a client as somebody (asIdentity)
 //	vaultd ARGS                                   the operator, on this script's store
 //	vault OPTIONS                                 makes the store, with tenant add's options, and serves it
-//	serve, stop, kill9                            the server; ADDR, PORT and SERVER are its address and process
+//	serve, halt, kill9                            the server; ADDR, PORT and SERVER are its address and process
 //	exits N COMMAND ARGS                          runs a command that must end with N
 //	instant NAME                                  sets NAME to a time between what was and what comes
 //	random FILE BYTES SEED                        makes a file
 //	same A B                                      compares two files or trees: names, bytes, kinds
 //	log TEXT                                      waits until the server has logged TEXT
 //	unmount DIR                                   ends an sshfs
+//	older DURATION                                lets expire find everything that much older
 func TestScript(t *testing.T) {
 	t.Parallel()
+	scripts, err := filepath.Glob("testdata/*.txtar")
+	must(t, err)
+	for _, name := range scripts { // testscript's own stop ends a script there, and calls that a success
+		text, err := os.ReadFile(name)
+		must(t, err)
+		if bytes.Contains(text, []byte("\nstop")) {
+			t.Errorf("%s: what stands after stop is never run; the server is stopped by halt", name)
+		}
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                "testdata",
 		Setup:              setupScript,
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"vault": cmdVault, "serve": cmdServe, "stop": cmdStop, "kill9": cmdKill, "exits": cmdExits, "instant": cmdInstant,
-			"random": cmdRandom, "same": cmdSame, "log": cmdLog, "unmount": cmdUnmount,
+			"vault": cmdVault, "serve": cmdServe, "halt": cmdHalt, "kill9": cmdKill, "exits": cmdExits, "instant": cmdInstant,
+			"random": cmdRandom, "same": cmdSame, "log": cmdLog, "unmount": cmdUnmount, "older": cmdOlder,
 		},
 	})
 }
@@ -81,7 +92,7 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("SERVER", strconv.Itoa(v.cmd.Process.Pid))
 }
 
-func cmdStop(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).stop()) }
+func cmdHalt(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).stop()) }
 
 func cmdKill(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).kill()) }
 

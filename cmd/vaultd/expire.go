@@ -97,11 +97,25 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 	}
 	defer chain.Close()
 	e, err := retention.Open(ctx, retention.Config{Dir: dir, Tenant: t.ID, Policy: t.Retention, CoolDown: x.coolDown, Contents: contents,
-		Chain: chain, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name)})
+		Current: func() (tenant.Retention, error) { return x.current(t) },
+		Chain:   chain, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name)})
 	if err != nil {
 		return err
 	}
 	return errors.Join(f(e), e.Close())
+}
+
+// current reads a tenant's policy again: a hold, a longer lock or a pause counts also for a run that is under way.
+func (x *expirer) current(t tenant.Tenant) (tenant.Retention, error) {
+	snap, err := x.a.catalog().Snapshot()
+	if err != nil {
+		return tenant.Retention{}, err
+	}
+	now, ok := snap.Tenant(t.Name)
+	if !ok || now.ID != t.ID {
+		return tenant.Retention{}, fmt.Errorf("tenant %q: %w", t.Name, tenant.ErrNotFound)
+	}
+	return now.Retention, nil
 }
 
 // journaling has the server (or the store itself, when none runs) journal what expire did.
@@ -122,12 +136,12 @@ func (j journaling) Freed(ctx context.Context, freed []journal.Freed, dropped []
 }
 
 // Retire implements retention.Server.
-func (j journaling) Retire(ctx context.Context, paths []string, why string) (int, error) {
+func (j journaling) Retire(ctx context.Context, names []retention.Name, why string) (int, error) {
 	n := 0
-	for part := range slices.Chunk(paths, 64) { // a request is bounded, and a path may have 4,096 bytes of any kind
+	for part := range slices.Chunk(names, 64) { // a request is bounded, and a path may have 4,096 bytes of any kind
 		in := retireRequest{Tenant: j.tenant, Why: why}
-		for _, p := range part {
-			in.Paths = append(in.Paths, []byte(p))
+		for _, x := range part {
+			in.Paths, in.From = append(in.Paths, []byte(x.Path)), append(in.From, x.From)
 		}
 		var out retireReply
 		err := j.a.call(ctx, "retire", in, &out)
@@ -144,13 +158,14 @@ func (o *operations) freed(ctx context.Context, in freedRequest) (struct{}, erro
 }
 
 type retireRequest struct {
-	Tenant string    `json:"tenant"`
-	Paths  [][]byte  `json:"paths,omitempty"`
-	Below  bool      `json:"below,omitempty"` // directories with all that is in them
-	Key    string    `json:"key,omitempty"`   // instead of paths: what this key made
-	Since  time.Time `json:"since,omitzero"`
-	Why    string    `json:"why"`
-	DryRun bool      `json:"dry_run,omitempty"`
+	Tenant string        `json:"tenant"`
+	Paths  [][]byte      `json:"paths,omitempty"`
+	From   []journal.Seq `json:"from,omitempty"`  // since when each path stands for what is meant; none: whatever it stands for
+	Below  bool          `json:"below,omitempty"` // directories with all that is in them
+	Key    string        `json:"key,omitempty"`   // instead of paths: what this key made
+	Since  time.Time     `json:"since,omitzero"`
+	Why    string        `json:"why"`
+	DryRun bool          `json:"dry_run,omitempty"`
 }
 
 type retireReply struct {
@@ -181,6 +196,13 @@ func (o *operations) retire(ctx context.Context, in retireRequest) (out retireRe
 				out.Paths = append(out.Paths, []byte(r.Path))
 			}
 		}
+		if len(in.From) > 0 && len(in.From) == len(paths) {
+			names := make([]appendonly.Standing, len(paths))
+			for i, p := range paths {
+				names[i] = appendonly.Standing{Path: p, From: in.From[i]}
+			}
+			return v.RetireStanding(ctx, names, in.Why, note)
+		}
 		if in.DryRun {
 			return v.WouldRetire(ctx, paths, in.Below, note)
 		}
@@ -201,6 +223,7 @@ type expireReply struct {
 	Later    []retention.Due      `json:"later,omitempty"`
 	Versions []goingReply         `json:"versions,omitempty"`
 	Refused  int                  `json:"refused"`
+	Paused   *tenant.Pause        `json:"paused,omitempty"`
 	Error    string               `json:"error,omitempty"`
 }
 
@@ -211,30 +234,57 @@ type goingReply struct {
 	Until time.Time `json:"until"`
 }
 
-// one runs, or with dry plans, one tenant's expire.
-func (x *expirer) one(ctx context.Context, t tenant.Tenant, dry, list bool) (expireReply, error) {
+// one runs, or with dry plans, one tenant's expire. A run that a change of the policy stopped begins again with that.
+func (x *expirer) one(ctx context.Context, t tenant.Tenant, dry, list bool) (out expireReply, err error) {
+	for range 5 {
+		if t.Retention, err = x.current(t); err != nil {
+			return expireReply{Tenant: t.Name}, err
+		}
+		var again expireReply
+		again, err = x.try(ctx, t, dry, list)
+		again.Contents, again.Bytes, again.Refused = again.Contents+out.Contents, again.Bytes+out.Bytes, again.Refused+out.Refused
+		out = again
+		if !errors.Is(err, retention.ErrChanged) {
+			break
+		}
+	}
+	return out, err
+}
+
+func (x *expirer) try(ctx context.Context, t tenant.Tenant, dry, list bool) (expireReply, error) {
 	out := expireReply{Tenant: t.Name}
 	err := x.with(ctx, t, func(e *retention.Expire) error {
+		if !dry {
+			rep, err := e.Run(ctx)
+			out.show(rep.Plan)
+			out.Contents, out.Bytes, out.Refused = rep.Contents, rep.Bytes, rep.Refused
+			if out.Paused != nil {
+				out.Dropped, out.Retires = nil, nil
+			}
+			return err
+		}
 		p, err := e.Plan(ctx)
 		if err != nil {
 			return err
 		}
-		out.Now, out.Lock, out.Later, out.Retires = p.Now.UTC(), tenant.Days(p.Lock), p.Later, p.Retires
-		if dry {
-			out.Contents, out.Bytes, out.Dropped = len(p.Free), p.Bytes, p.Drop
-			if list {
-				return e.Each(p, func(path string, v journal.Version) bool {
-					out.Versions = append(out.Versions, goingReply{appendonly.QuotePath("/" + path), v.Size, v.Since.UTC(), v.Gone.UTC()})
-					return true
-				})
-			}
+		out.show(p)
+		out.Contents, out.Bytes = len(p.Free), p.Bytes
+		if !list {
 			return nil
 		}
-		rep, err := e.Run(ctx)
-		out.Contents, out.Bytes, out.Dropped, out.Refused = rep.Contents, rep.Bytes, p.Drop, rep.Refused
-		return err
+		return e.Each(p, func(path string, v journal.Version) bool {
+			out.Versions = append(out.Versions, goingReply{appendonly.QuotePath("/" + path), v.Size, v.Since.UTC(), v.Gone.UTC()})
+			return true
+		})
 	})
 	return out, err
+}
+
+// show takes over what a plan says, if there is one.
+func (r *expireReply) show(p *retention.Plan) {
+	if p != nil {
+		r.Now, r.Lock, r.Later, r.Retires, r.Dropped, r.Paused = p.Now.UTC(), tenant.Days(p.Lock), p.Later, p.Retires, p.Drop, p.Paused
+	}
 }
 
 // all does it for every tenant, or the one that is named. A tenant that fails does not stop the others.
@@ -284,6 +334,7 @@ func (a *app) expireCommand() *cobra.Command {
 	c.Flags().BoolVar(&list, "list", false, "with --dry-run: every version that would go")
 	c.Flags().BoolVar(&loop, "loop", false, "go on until a signal comes, as often as the configuration says")
 	c.Flags().MarkHidden("loop")
+	c.AddCommand(a.pauseCommand(), a.resumeCommand())
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -322,6 +373,12 @@ func (a *app) showExpire(w io.Writer, r expireReply) {
 	if r.Error != "" {
 		fmt.Fprintf(w, "%s: nothing more is freed: %s\n", r.Tenant, r.Error)
 		return
+	}
+	if p := r.Paused; p != nil {
+		fmt.Fprintf(w, "%s: paused by %s since %s: %s; nothing is freed until vaultd expire resume %s\n", r.Tenant, p.Who, stamp(p.Since), p.Reason, r.Tenant)
+		if verb = "resumed, it would free"; !a.dryRun {
+			return
+		}
 	}
 	fmt.Fprintf(w, "%s: %s %d contents, %s; %d snapshots lose their names\n", r.Tenant, verb, r.Contents, size(r.Bytes), len(r.Dropped))
 	for _, x := range r.Retires {
@@ -406,79 +463,6 @@ func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) 
 		}
 	}
 	return nil
-}
-
-// spaceReply says what holds a tenant's space.
-type spaceReply struct {
-	Tenant string                      `json:"tenant"`
-	Live   retention.Amount            `json:"live"`
-	Free   retention.Amount            `json:"freeable"`
-	Held   map[string]retention.Amount `json:"held"`      // by all the reasons that keep a content
-	Only   map[string]retention.Amount `json:"held_only"` // by what would be freed if one reason went
-	Later  []retention.Due             `json:"later,omitempty"`
-}
-
-func (a *app) spaceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "space TENANT", Short: "What holds a tenant's space, and what each change of rules would free", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		_, t, err := a.tenant(args[0])
-		if err != nil {
-			return err
-		}
-		conf, err := a.loadConfig()
-		if err != nil {
-			return err
-		}
-		x, err := a.openExpirer(cmd.Context(), conf.Expire.CoolDown.Duration, newLogger(a.stderr, "text", "warn"))
-		if err != nil {
-			return err
-		}
-		out := spaceReply{Tenant: t.Name, Held: map[string]retention.Amount{}, Only: map[string]retention.Amount{}}
-		err = x.with(cmd.Context(), t, func(e *retention.Expire) error {
-			p, err := e.Plan(cmd.Context())
-			if err != nil {
-				return err
-			}
-			out.Live, out.Free, out.Later = p.Live, retention.Amount{Contents: len(p.Free), Bytes: p.Bytes}, p.Later
-			for why, n := range p.Held {
-				out.Held[why.String()] = n
-				if slices.Contains(retention.Reasons(), why) {
-					out.Only[why.String()] = n
-				}
-			}
-			return nil
-		})
-		if err = errors.Join(err, x.close()); err != nil {
-			return err
-		}
-		return a.print("vaultd.space/v1", out, func(w io.Writer) { showSpace(w, t, out) })
-	}}
-	a.jsonFlag(c)
-	return c
-}
-
-func showSpace(w io.Writer, t tenant.Tenant, s spaceReply) {
-	fmt.Fprintf(w, "%s: lock %s, keeps %s\n\n", t.Name, tenant.Days(t.Retention.Lock), t.Retention.Keep)
-	rows := [][]string{{"live", fmt.Sprint(s.Live.Contents), size(s.Live.Bytes), "never: it has a name"}}
-	var held []string
-	for why := range s.Held {
-		held = append(held, why)
-	}
-	slices.Sort(held)
-	for _, why := range held {
-		free := "if all of them went"
-		if _, only := s.Only[why]; only {
-			free = "if it went"
-		}
-		if why == retention.Locked.String() {
-			free = "by itself, see below"
-		}
-		rows = append(rows, []string{why, fmt.Sprint(s.Held[why].Contents), size(s.Held[why].Bytes), free})
-	}
-	rows = append(rows, []string{"nothing", fmt.Sprint(s.Free.Contents), size(s.Free.Bytes), "with the next expire"})
-	table(w, []string{"HELD BY", "CONTENTS", "BYTES", "FREED"}, rows)
-	for _, d := range s.Later {
-		fmt.Fprintf(w, "%s: %s come back when the lock ends\n", d.Day.Format(time.DateOnly), size(d.Bytes))
-	}
 }
 
 // Set implements pflag.Value.

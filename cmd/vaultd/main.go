@@ -184,6 +184,8 @@ func hint(err error) string {
 		return "with --weaken it takes effect after a cool-down, in which it can be vetoed"
 	case errors.Is(err, retention.ErrForeign):
 		return "somebody rewrote, cut or exchanged the journal: vaultd journal verify"
+	case errors.Is(err, retention.ErrChain), errors.Is(err, retention.ErrState):
+		return "find out why; then move the tenant's directory below expire/ away: everything is young again, and goes a lock later"
 	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy):
 		return "another vaultd command or server is at work there; try again"
 	case errors.Is(err, store.ErrTenantInUse):

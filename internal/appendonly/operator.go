@@ -15,10 +15,9 @@ import (
 const operatorKey = "operator"
 
 // Freed has the journal say what retention let go of: contents whose bytes are gone, and snapshots whose names end. What is said
-// twice counts once. A content that is still there is an error and is not recorded.
+// twice counts once. A content that is there (somebody may have brought it back) is not recorded, and logged.
 func (v *Vault) Freed(freed []journal.Freed, dropped []journal.Seq) error {
 	r := &journal.Record{Op: journal.OpFree, Key: "expire"}
-	var errs error
 	for _, f := range freed {
 		done, err := v.idx.Freed(f.ID)
 		if err != nil {
@@ -27,30 +26,35 @@ func (v *Vault) Freed(freed []journal.Freed, dropped []journal.Seq) error {
 		if done {
 			continue
 		}
-		if _, err := v.vol.Inode(f.ID); !errors.Is(err, fs.ErrNotExist) {
-			if err == nil {
-				err = fs.ErrExist
-			}
-			errs = errors.Join(errs, fmt.Errorf("record content %s as freed: %w", f.ID, err))
+		if _, err := v.vol.Inode(f.ID); err == nil {
+			v.cfg.Log.Error("a content that expire ended is there, and stays", "id", f.ID.String())
 			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("record content %s as freed: %w", f.ID, err)
 		}
 		r.Freed = append(r.Freed, f)
 	}
-	have, err := v.idx.Snapshots()
-	if err != nil {
-		return err
-	}
-	for _, s := range have {
-		if slices.Contains(dropped, s.At) {
-			r.Dropped = append(r.Dropped, s.At)
+	if len(dropped) > 0 {
+		ending := make(map[Seq]bool, len(dropped))
+		for _, at := range dropped {
+			ending[at] = true
+		}
+		have, err := v.idx.Snapshots()
+		if err != nil {
+			return err
+		}
+		for _, s := range have {
+			if ending[s.At] {
+				r.Dropped = append(r.Dropped, s.At)
+			}
 		}
 	}
 	if len(r.Freed)+len(r.Dropped) == 0 {
-		return errs
+		return nil
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return errors.Join(errs, v.commit(r, journal.Loc{}, journal.Loc{}))
+	return v.commit(r, journal.Loc{}, journal.Loc{})
 }
 
 // Retired is a name that was let go.
@@ -73,6 +77,41 @@ func (v *Vault) Retire(ctx context.Context, paths []string, below bool, why stri
 			return fmt.Errorf("retire /: name what is in it: %w", ErrBadName)
 		}
 		if err := v.retire(ctx, rel, below, why, each); err != nil {
+			return err
+		}
+	}
+	return v.Barrier(ctx)
+}
+
+// Standing is a live name and the record since which it stands for what it does.
+type Standing struct {
+	Path string
+	From Seq
+}
+
+// RetireStanding lets names go that still stand for what they did when somebody looked: a name that a client gave to
+// something else meanwhile stays. It is how expire's rules let go, which know the journal only up to its last closed segment.
+func (v *Vault) RetireStanding(ctx context.Context, names []Standing, why string, each func(Retired)) error {
+	for _, n := range names {
+		rel, err := clean(OpRemove, n.Path)
+		if err != nil {
+			return err
+		}
+		at, err := v.idx.Locate(rel)
+		var e *journal.Entry
+		if err == nil {
+			e, err = v.entry(at)
+		}
+		if err := ignoreMissing(err); err != nil {
+			return err
+		}
+		if e == nil || e.From != n.From || e.Kind == KindDir {
+			continue
+		}
+		if err := v.retireOne(at, e, why, each); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}

@@ -293,6 +293,17 @@ func (x *Index) Stored(after string, n int) (out []Stored, next string, err erro
 	return out, next, err
 }
 
+// EachVoid calls f with the contents that are not what was recorded: found by verification (damaged), or lost in a crash
+// before they were acknowledged. f may not use the index.
+func (x *Index) EachVoid(f func(id ID, damaged bool) bool) error {
+	return x.eachRow(tabVoid, func(k, b []byte) (bool, error) {
+		if len(k) != 1+len(ID{}) {
+			return false, errEntry
+		}
+		return f(ID(k[1:]), string(b) == string(damaged)), nil
+	})
+}
+
 func (x *Index) eachRow(table byte, f func(k, b []byte) (bool, error)) error {
 	return x.t.view(func(v *view) error {
 		var derr error

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"vaultd/internal/journal"
@@ -19,6 +20,10 @@ var (
 	ErrBusy = errors.New("another expire is at work")
 	// ErrForeign: the journal does not go on from what was seen of it. Nothing is freed until somebody has looked.
 	ErrForeign = errors.New("journal is not the one that was seen before")
+	// ErrChain: the own chain is shorter than it was, or damaged. Nothing is freed until somebody has looked.
+	ErrChain = errors.New("expire's own chain is missing or damaged")
+	// ErrChanged: the policy is not what the plan was made with. The next run makes another one.
+	ErrChanged = errors.New("policy was changed meanwhile")
 )
 
 // Contents is the disk: volume.Freer.
@@ -27,6 +32,8 @@ type Contents interface {
 	Source
 	// Free ends a sealed content of so many bytes and reports whether it was there. It refuses one with a live name.
 	Free(id journal.ID, size int64) (bool, error)
+	// Has reports whether a content is in the store.
+	Has(id journal.ID) (bool, error)
 	// Staged reports whether a content is still on its way into the store.
 	Staged(id journal.ID) (bool, error)
 	// Sync makes what Free did stable.
@@ -37,15 +44,25 @@ type Contents interface {
 type Server interface {
 	// Freed has the journal say what is gone. Saying it twice is no error.
 	Freed(ctx context.Context, freed []journal.Freed, dropped []journal.Seq) error
-	// Retire lets live names go that a rule says are old enough. It returns how many did.
-	Retire(ctx context.Context, paths []string, why string) (int, error)
+	// Retire lets live names go that a rule says are old enough, as far as they still stand for what they did. It returns
+	// how many went.
+	Retire(ctx context.Context, names []Name, why string) (int, error)
+}
+
+// Name is a live name and the record since which it stands for what it does.
+type Name struct {
+	Path string
+	From journal.Seq
 }
 
 // Config is one tenant's expire.
 type Config struct {
-	Dir      string // of its state
-	Tenant   string // id
-	Policy   tenant.Retention
+	Dir    string // of its state
+	Tenant string // id
+	Policy tenant.Retention
+	// Current returns the policy as it is now: asked before each thousand contents, so that a hold that comes while they are
+	// freed counts. nil: Policy.
+	Current  func() (tenant.Retention, error)
 	CoolDown time.Duration // how long a policy that was replaced still counts; 0: 7 days
 	Contents Contents
 	Chain    journal.Segments // the own chain
@@ -61,8 +78,9 @@ type Expire struct {
 	state *state
 	index *journal.Index
 	chain *journal.Log
-	undo  []*journal.Record // what the last run was about to free when it ended
-	fresh bool              // the state was made by this one
+	undo  []*journal.Record // what the last run was about to free when it ended; with a new state, all that the chain has
+	lost  bool              // the state is new: what the chain says may be long ago
+	since time.Time         // what the clock showed at the last run
 	back  bool              // the machine was set back since the last run
 }
 
@@ -90,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Expire, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Expire{cfg: cfg, state: s, fresh: s.Clock.Base.IsZero()}
+	x := &Expire{cfg: cfg, state: s, since: s.Clock.wall(s.Clock.Age)}
 	opening(x)
 	if err := x.observe(ctx); err != nil {
 		return nil, errors.Join(err, x.Close())
@@ -129,16 +147,8 @@ func (x *Expire) observe(ctx context.Context) error {
 	if err := x.openChain(); err != nil {
 		return err
 	}
-	changed, err := x.state.sawPolicy(x.cfg.Policy)
-	if err != nil {
-		return err
-	}
-	if changed {
-		text, err := json.Marshal(x.cfg.Policy)
-		if err != nil {
-			return err
-		}
-		if err := x.note(&journal.Record{Op: journal.OpPolicy, Note: string(text), Key: "expire"}); err != nil {
+	if x.state.sawPolicy(x.cfg.Policy) {
+		if err := x.note(&journal.Record{Op: journal.OpPolicy, Note: policyText(x.cfg.Policy), Key: "expire"}); err != nil {
 			return err
 		}
 	}
@@ -147,29 +157,48 @@ func (x *Expire) observe(ctx context.Context) error {
 	}
 	x.state.Last = x.cfg.Machine.Now().UTC().Round(0)
 	x.cfg.Step("save")
-	if err := x.state.save(nil); err != nil {
-		return fmt.Errorf("save expire state: %w", err)
+	if err := x.save(nil); err != nil {
+		return err
 	}
 	x.index.Freeze()
 	x.cfg.Step("index")
 	return x.index.Flush()
 }
 
-// openChain opens the own chain and finds what a killed run left undone.
+// openChain opens the own chain and finds what a killed run left undone. The state remembers the chain's head: a chain that is
+// shorter, or another, is refused. What a lost state knew of locks and of what is gone is in the chain.
 func (x *Expire) openChain() error {
 	boot, _, err := x.cfg.Machine.Boot()
 	if err != nil {
 		return err
 	}
-	log, tail, err := journal.Open(journal.Config{Segments: x.cfg.Chain, Now: x.cfg.Machine.Now, Boot: boot}, journal.Head{},
-		func(*journal.Record) error { return nil })
+	known := x.state.Chain
+	x.lost = known.Seq == 0
+	log, tail, err := journal.Open(journal.Config{Segments: x.cfg.Chain, Now: x.cfg.Machine.Now, Boot: boot}, known, func(r *journal.Record) error {
+		var p tenant.Retention
+		switch {
+		case r.Op == journal.OpPolicy && json.Unmarshal([]byte(r.Note), &p) == nil:
+			x.state.Lock = max(x.state.Lock, int64(p.Lock))
+		case r.Op == journal.OpFree && x.lost:
+			x.undo = append(x.undo, r)
+		}
+		return nil
+	})
+	if errors.Is(err, journal.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrChain, err)
+	}
 	if err != nil {
 		return fmt.Errorf("open own chain: %w", err)
 	}
 	x.chain = log
-	for _, r := range tail.Unproven {
-		if r.Op == journal.OpFree {
-			x.undo = append(x.undo, r)
+	if log.Head().Seq < known.Seq {
+		return fmt.Errorf("%w: it ends at record %d, and had %d", ErrChain, log.Head().Seq, known.Seq)
+	}
+	if !x.lost {
+		for _, r := range tail.Unproven {
+			if r.Op == journal.OpFree {
+				x.undo = append(x.undo, r)
+			}
 		}
 	}
 	return nil
@@ -241,45 +270,122 @@ func (x *Expire) readJournal(ctx context.Context) error {
 		x.state.Head = head
 		x.state.seen = append(x.state.seen, sighting{head.Seq, x.state.Clock.Age})
 	}
-	x.state.sawSnapshots(snaps)
+	x.state.sawSnapshots(snaps, x.since)
+	return nil
+}
+
+// save stores the state, with the head of the chain that is stable by then.
+func (x *Expire) save(freed []journal.Freed) error {
+	x.state.Chain = x.chain.Head()
+	if err := x.state.save(freed); err != nil {
+		return fmt.Errorf("save expire state: %w", err)
+	}
 	return nil
 }
 
 // Run frees what may be freed, and reports it.
 func (x *Expire) Run(ctx context.Context) (Report, error) {
 	var rep Report
-	for _, r := range x.undo { // written by a run that was killed before it was done
-		if err := x.end(ctx, r, &rep); err != nil {
-			return rep, err
-		}
+	if err := x.resume(ctx, &rep); err != nil {
+		return rep, err
 	}
-	x.undo = nil
 	p, err := x.Plan(ctx)
 	if err != nil {
 		return rep, err
 	}
-	if err := x.proveJournal(ctx, p); err != nil {
-		return rep, err
-	}
-	for rule, paths := range p.retire {
-		n, err := x.cfg.Server.Retire(ctx, paths, "rule: "+rule)
-		rep.Retired += n
-		if err != nil {
-			return rep, fmt.Errorf("retire names: %w", err)
-		}
-	}
-	for _, r := range p.records() {
-		if err := ctx.Err(); err != nil {
+	rep.Plan = p
+	if p.Paused == nil {
+		if err := x.proveJournal(ctx, p); err != nil {
 			return rep, err
 		}
-		if err := x.note(r); err != nil {
-			return rep, err
-		}
-		if err := x.end(ctx, r, &rep); err != nil {
+		if err := x.carryOut(ctx, p, &rep); err != nil {
 			return rep, err
 		}
 	}
 	return rep, x.tell(ctx)
+}
+
+// carryOut does what a plan says.
+func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
+	for rule, names := range p.retire {
+		if err := x.still(ctx); err != nil {
+			return err
+		}
+		n, err := x.cfg.Server.Retire(ctx, names, "rule: "+rule)
+		rep.Retired += n
+		if err != nil {
+			return fmt.Errorf("retire names: %w", err)
+		}
+	}
+	for _, r := range p.records() {
+		if err := x.still(ctx); err != nil {
+			return err
+		}
+		if err := x.note(r); err != nil {
+			return err
+		}
+		if err := x.end(ctx, r, p, rep); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// still reports that the policy is not the plan's any more, or that ctx is done.
+func (x *Expire) still(ctx context.Context) error {
+	if err := ctx.Err(); err != nil || x.cfg.Current == nil {
+		return err
+	}
+	now, err := x.cfg.Current()
+	if err != nil {
+		return fmt.Errorf("read policy: %w", err)
+	}
+	if a, b := policyText(now), policyText(x.cfg.Policy); a != b {
+		return ErrChanged
+	}
+	return nil
+}
+
+// resume finds out how far a run came that was killed. What it had not ended yet stays for this run's plan: a hold or a
+// longer lock may have come meanwhile. It ends nothing itself.
+func (x *Expire) resume(ctx context.Context, rep *Report) error {
+	for _, r := range x.undo {
+		var gone []journal.Freed
+		err := x.state.freed(func(is func(journal.ID) bool) error {
+			for _, f := range r.Freed {
+				if is(f.ID) {
+					continue
+				}
+				there, err := x.cfg.Contents.Has(f.ID)
+				if err != nil {
+					return err
+				}
+				if !there {
+					gone = append(gone, f)
+					if !x.lost {
+						rep.Contents++
+						rep.Bytes += f.Size
+					}
+				}
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return fmt.Errorf("resume: %w", err)
+		}
+		if err := x.cfg.Contents.Sync(); err != nil {
+			return err
+		}
+		if err := x.save(gone); err != nil {
+			return err
+		}
+	}
+	if len(x.undo) > 0 {
+		last := x.undo[len(x.undo)-1].Seq
+		x.undo = nil
+		return x.note(&journal.Record{Op: journal.OpBarrier, Covers: last})
+	}
+	return nil
 }
 
 // proofAge is how long a reading of the whole journal is good for.
@@ -289,7 +395,7 @@ const proofAge = 24 * time.Hour
 // and a past that somebody rewrote since is a reason to stop all the same.
 func (x *Expire) proveJournal(ctx context.Context, p *Plan) error {
 	s := x.state
-	if len(p.Free)+len(p.Drop) == 0 || s.Whole >= 0 && s.Clock.Age-s.Whole < proofAge {
+	if len(p.Free)+len(p.Drop)+len(p.retire) == 0 || s.Whole >= 0 && s.Clock.Age-s.Whole < proofAge {
 		return nil
 	}
 	head, err := journal.NewReader(reading{x.cfg.Contents}).Closed(journal.Head{}, func(r *journal.Record) error {
@@ -304,7 +410,9 @@ func (x *Expire) proveJournal(ctx context.Context, p *Plan) error {
 	if err == nil && head.Seq < s.Head.Seq {
 		return fmt.Errorf("it ends at record %d, and had %d: %w", head.Seq, s.Head.Seq, ErrForeign)
 	}
-	s.Whole = s.Clock.Age
+	if err == nil {
+		s.Whole = s.Clock.Age
+	}
 	return err
 }
 
@@ -315,17 +423,22 @@ type Report struct {
 	Dropped  int   `json:"snapshots"` // that lost their names
 	Retired  int   `json:"retired"`   // live names, by rules
 	Refused  int   `json:"refused"`   // contents that stay because disk and journal disagree
+	Plan     *Plan `json:"-"`         // what was to be done
 }
 
 // end carries out a record of the own chain: contents, then stable, then done, then the state.
-func (x *Expire) end(ctx context.Context, r *journal.Record, rep *Report) error {
+func (x *Expire) end(ctx context.Context, r *journal.Record, p *Plan, rep *Report) error {
 	done := make([]journal.Freed, 0, len(r.Freed))
 	for i, f := range r.Freed {
 		if i%256 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		x.cfg.Step("free")
-		was, err := x.cfg.Contents.Free(f.ID, f.Size)
+		size := f.Size
+		if p.void[f.ID] { // a crash cut it before it was acknowledged: what there is of it may be any size
+			size = -1
+		}
+		was, err := x.cfg.Contents.Free(f.ID, size)
 		if err != nil {
 			rep.Refused++
 			x.cfg.Log.Error("a content stays that retention let go of", "tenant", x.cfg.Tenant, "id", f.ID.String(), "error", err.Error())
@@ -350,29 +463,33 @@ func (x *Expire) end(ctx context.Context, r *journal.Record, rep *Report) error 
 		}
 	}
 	x.cfg.Step("state")
-	if err := x.state.save(done); err != nil {
-		return fmt.Errorf("save expire state: %w", err)
+	if err := x.save(done); err != nil {
+		return err
 	}
 	return x.note(&journal.Record{Op: journal.OpBarrier, Covers: r.Seq})
 }
 
-// tell has the server journal what the chain says since it was last told, and closes the chain's segment.
+// tell has the server journal what the chain says since it was last told, and closes the chain's segment. Of what the chain
+// says, only what was done counts: contents may have been refused, and a killed run's snapshots kept after all.
 func (x *Expire) tell(ctx context.Context) error {
-	if x.chain.Head().Seq <= x.state.Told {
+	if x.chain.Head().Seq <= x.state.Told.Seq {
 		return nil
 	}
 	x.cfg.Step("rotate")
 	if err := x.chain.Rotate(); err != nil {
 		return err
 	}
-	told := x.state.Told
-	_, _, err := journal.NewReader(x.cfg.Chain).All(func(r *journal.Record, _ []byte) error {
-		if r.Seq <= told || r.Op != journal.OpFree {
+	dropped := map[journal.Seq]bool{}
+	for _, s := range x.state.snaps {
+		dropped[s.At] = s.Dropped
+	}
+	head, err := journal.NewReader(x.cfg.Chain).Closed(x.state.Told, func(r *journal.Record) error {
+		if r.Op != journal.OpFree {
 			return nil
 		}
 		gone := make([]journal.Freed, 0, len(r.Freed))
 		err := x.state.freed(func(is func(journal.ID) bool) error {
-			for _, f := range r.Freed { // not those that were refused
+			for _, f := range r.Freed {
 				if is(f.ID) {
 					gone = append(gone, f)
 				}
@@ -382,12 +499,19 @@ func (x *Expire) tell(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		drop := slices.DeleteFunc(slices.Clone(r.Dropped), func(at journal.Seq) bool { return !dropped[at] })
 		x.cfg.Step("tell")
-		return x.cfg.Server.Freed(ctx, gone, r.Dropped)
+		return x.cfg.Server.Freed(ctx, gone, drop)
 	})
+	if errors.Is(err, journal.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrChain, err)
+	}
 	if err != nil {
 		return fmt.Errorf("tell the server: %w", err)
 	}
-	x.state.Told = x.chain.Head().Seq
-	return x.state.save(nil)
+	x.state.Told = head
+	if err := x.state.prune(); err != nil {
+		return fmt.Errorf("save expire state: %w", err)
+	}
+	return x.save(nil)
 }

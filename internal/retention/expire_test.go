@@ -54,6 +54,7 @@ func (w *world) prepare() {
 		w.pass(day)
 	}
 	w.expire()
+	w.settle()
 	w.pass(60 * day)
 }
 

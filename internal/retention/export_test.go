@@ -11,3 +11,6 @@ func CloseLeaked() {
 var leaked *Expire
 
 func init() { opening = func(x *Expire) { leaked = x } }
+
+// Advance is what every run begins with.
+func (c *Clock) Advance(m Machine) (bool, error) { return c.advance(m) }

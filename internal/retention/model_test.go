@@ -42,6 +42,7 @@ type world struct {
 	age      time.Duration // that counts: up time since the first run, as far as runs saw it
 	lastBoot int
 	lastUp   time.Duration
+	lastWall time.Time
 	base     time.Time
 	sights   []sight
 	policies []stood
@@ -140,9 +141,28 @@ func (w *world) Freed(_ context.Context, freed []journal.Freed, dropped []journa
 }
 
 // Retire implements retention.Server.
-func (w *world) Retire(ctx context.Context, paths []string, why string) (n int, err error) {
-	err = w.vault.Retire(ctx, paths, false, why, func(appendonly.Retired) { n++ })
+func (w *world) Retire(ctx context.Context, names []retention.Name, why string) (n int, err error) {
+	var standing []appendonly.Standing
+	for _, x := range names {
+		standing = append(standing, appendonly.Standing(x))
+	}
+	err = w.vault.RetireStanding(ctx, standing, why, func(appendonly.Retired) { n++ })
 	return n, err
+}
+
+// settle waits until what was published is in the store: the vault moves it there beside everything else.
+func (w *world) settle() {
+	w.t.Helper()
+	w.must(w.vault.Barrier(context.Background()))
+	for range 10_000 {
+		staged, err := w.vol.Staged()
+		w.must(err)
+		if len(staged) == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	w.t.Fatal("contents stay in staging")
 }
 
 // expire runs once, or is killed on the way. It reports whether it came to its end.
@@ -153,6 +173,7 @@ func (w *world) expire() (ended bool) {
 }
 
 func (w *world) tryExpire() (ended bool, err error) {
+	w.settle()
 	contents, err := volume.OpenFreer(filepath.Join(w.dir, "data"))
 	w.must(err)
 	defer contents.Close()
@@ -192,15 +213,19 @@ func (w *world) tryExpire() (ended bool, err error) {
 
 // observe is what the oracle makes of a run: its own account of time, policies and records.
 func (w *world) observe() {
+	before := time.Time{}
+	if !w.base.IsZero() {
+		before = w.base.Add(w.age)
+	}
 	switch {
 	case w.base.IsZero():
 		w.base = w.wall
 	case w.boot != w.lastBoot:
-		w.age += w.up
+		w.age += max(0, min(w.up, w.wall.Sub(w.lastWall)))
 	case w.up > w.lastUp:
 		w.age += w.up - w.lastUp
 	}
-	w.lastBoot, w.lastUp = w.boot, w.up
+	w.lastBoot, w.lastUp, w.lastWall = w.boot, w.up, w.wall
 	w.lock = max(w.lock, w.policy.Lock)
 	if n := len(w.policies); n == 0 || fmt.Sprint(deep(w.policies[n-1].policy)) != fmt.Sprint(deep(w.policy)) {
 		if n > 0 {
@@ -215,11 +240,14 @@ func (w *world) observe() {
 			continue
 		}
 		at := s.Time
-		if now := w.base.Add(w.age); at.After(now) {
-			at = now
+		if at.Before(before) { // it was not there then
+			at = before
 		}
 		if at.Before(w.believed) {
 			at = w.believed
+		}
+		if now := w.base.Add(w.age); at.After(now) {
+			at = now
 		}
 		w.believed, w.times[s.Seq] = at, at
 	}
@@ -288,6 +316,12 @@ func (w *world) seen(seq journal.Seq) time.Duration {
 // kept are the instants that schedules and holds keep.
 func (w *world) kept(snaps []*journal.Record) map[journal.Seq]bool {
 	out := map[journal.Seq]bool{}
+	for _, s := range slices.Backward(snaps) {
+		if !w.dropped[s.Seq] {
+			out[s.Seq] = true // the newest state
+			break
+		}
+	}
 	for _, p := range w.policies {
 		if p.until >= 0 && w.age-p.until >= w.coolDown {
 			continue

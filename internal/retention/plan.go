@@ -2,7 +2,9 @@ package retention
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -34,16 +36,19 @@ type content struct {
 
 // Plan is what may be freed now, and what holds the rest.
 type Plan struct {
-	Now     time.Time           // as the retention clock shows it
-	Lock    time.Duration       // the lock that counts
-	Free    []journal.Freed     // contents that go now
-	Bytes   int64               // of them
-	Drop    []Snapshot          // snapshots that lose their names now
-	Held    map[Why]Amount      // what is kept beside what is live, by the reasons that keep it
-	Live    Amount              // what has a live name
-	Later   []Due               // what only the lock keeps: when it goes
-	retire  map[string][]string // live names that rules let go of, by rule
+	Now     time.Time         // as the retention clock shows it
+	Lock    time.Duration     // the lock that counts
+	Free    []journal.Freed   // contents that go now
+	Bytes   int64             // of them
+	Drop    []Snapshot        // snapshots that lose their names now
+	Held    map[Why]Amount    // what is kept beside what is live, by the reasons that keep it
+	Live    Amount            // what has a live name
+	Later   []Due             // what only the lock keeps: when it goes
+	retire  map[string][]Name // live names that rules let go of, by rule
 	Retires []Retire
+	Paused  *tenant.Pause // nothing of this happens while it is there
+
+	void map[journal.ID]bool // contents that a crash cut before they were acknowledged
 }
 
 // Amount is a number of contents and their bytes.
@@ -101,7 +106,8 @@ func (x *Expire) keeper() *keeper {
 // Plan says what may be freed. It changes nothing.
 func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 	k := x.keeper()
-	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{}, retire: map[string][]string{}}
+	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{},
+		retire: map[string][]Name{}, Paused: x.cfg.Policy.Pause, void: map[journal.ID]bool{}}
 	past, err := x.past(ctx, k, p)
 	if err != nil {
 		return nil, err
@@ -150,9 +156,13 @@ func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 
 // past finds the contents that have no live name, and why each is kept.
 func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]content, error) {
+	wrong, err := x.damage(p)
+	if err != nil {
+		return nil, err
+	}
 	past := map[journal.ID]content{}
 	rows := 0
-	err := x.index.EachPast(func(_ journal.Loc, v journal.Version) bool {
+	err = x.index.EachPast(func(at journal.Loc, v journal.Version) bool {
 		if rows++; rows%4096 == 0 && ctx.Err() != nil {
 			return false
 		}
@@ -162,6 +172,7 @@ func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]c
 			c.why |= k.version(v.From, v.To)
 			c.end = max(c.end, k.until(v.To))
 			past[v.ID] = c
+			wrong.saw(at, v.ID)
 		}
 		return true
 	})
@@ -172,12 +183,13 @@ func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]c
 		return nil, err
 	}
 	var last journal.ID
-	err = x.index.EachLive(func(_ journal.Loc, e *journal.Entry) bool {
+	err = x.index.EachLive(func(at journal.Loc, e *journal.Entry) bool {
 		if rows++; rows%4096 == 0 && ctx.Err() != nil {
 			return false
 		}
 		if e.Kind.HasContent() {
 			delete(past, e.ID)
+			wrong.saw(at, e.ID)
 			if e.ID != last { // the names of a content that has several count once, as far as they lie together
 				p.Live.add(e.Size)
 			}
@@ -188,7 +200,65 @@ func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]c
 	if err == nil {
 		err = ctx.Err()
 	}
+	if err == nil {
+		err = x.lastGood(wrong, p, past)
+	}
 	return past, err
+}
+
+// damage is where contents stand, or stood, that verification found wrong.
+type damage map[journal.ID][]journal.Loc
+
+func (d damage) saw(at journal.Loc, id journal.ID) {
+	if have, ok := d[id]; ok {
+		d[id] = append(have, at)
+	}
+}
+
+// damage lists the contents that are not what was recorded: p gets those that nobody was ever told were safe.
+func (x *Expire) damage(p *Plan) (damage, error) {
+	out := damage{}
+	return out, x.index.EachVoid(func(id journal.ID, damaged bool) bool {
+		if damaged {
+			out[id] = nil
+		} else {
+			p.void[id] = true
+		}
+		return true
+	})
+}
+
+// lastGood keeps what is damaged, until it is put right, and of every name that stands or stood for it the newest version
+// before it that is good: what the name is restored from.
+func (x *Expire) lastGood(wrong damage, p *Plan, past map[journal.ID]content) error {
+	keep := func(id journal.ID) {
+		if c, ok := past[id]; ok {
+			c.why |= Damaged
+			past[id] = c
+		}
+	}
+	for id, places := range wrong {
+		keep(id)
+		for _, at := range places {
+			versions, err := x.index.Versions(at)
+			if err != nil {
+				return err
+			}
+			after := false // newest first
+			for _, v := range versions {
+				_, bad := wrong[v.ID]
+				switch {
+				case !v.Kind.HasContent() || v.Fresh || p.void[v.ID]:
+				case v.ID == id:
+					after = true
+				case after && !bad:
+					keep(v.ID)
+					after = false
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // settled leaves out what is still on its way into the store: the next run has it.
@@ -220,11 +290,14 @@ func (x *Expire) rules(ctx context.Context, k *keeper, p *Plan) error {
 			continue
 		}
 		dir, err := x.index.LiveDir(r.Prefix)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, journal.ErrNotDir) {
+			continue
+		}
 		if err != nil {
-			continue // nothing is there
+			return err
 		}
 		one := Retire{Rule: r.String()}
-		var paths []string
+		var names []Name
 		for dirs := []journal.DirID{dir}; len(dirs) > 0; {
 			d := dirs[len(dirs)-1]
 			dirs = dirs[:len(dirs)-1]
@@ -251,14 +324,14 @@ func (x *Expire) rules(ctx context.Context, k *keeper, p *Plan) error {
 					if err != nil {
 						return err
 					}
-					paths = append(paths, path)
+					names = append(names, Name{path, n.From})
 					one.Names++
 					one.Bytes += n.Size
 				}
 			}
 		}
 		if one.Names > 0 {
-			p.retire[one.Rule] = paths
+			p.retire[one.Rule] = names
 			p.Retires = append(p.Retires, one)
 		}
 	}

@@ -23,9 +23,11 @@ const (
 	Yearly
 	Held
 	Everything // the tenant has no schedule
+	Newest     // it stands in the newest snapshot
+	Damaged    // it is damaged: evidence; or it is the last good version of what is
 )
 
-var whyNames = []string{"lock", "hourly", "daily", "weekly", "monthly", "yearly", "hold", "no schedule"}
+var whyNames = []string{"lock", "hourly", "daily", "weekly", "monthly", "yearly", "hold", "no schedule", "newest", "damage"}
 
 // Reasons are the single reasons, in order.
 func Reasons() []Why {
@@ -123,6 +125,12 @@ func newKeeper(snaps []snap, policies []tenant.Retention, lock time.Duration, se
 			k.all = Everything
 		}
 		pick(snaps, p, all)
+	}
+	for i := len(snaps) - 1; i >= 0; i-- { // whatever the schedule says
+		if !snaps[i].Dropped {
+			all[snaps[i].At] |= Newest
+			break
+		}
 	}
 	for at, why := range all {
 		k.instants = append(k.instants, kept{at, why})

@@ -32,10 +32,11 @@ type meta struct {
 	Format int          `json:"format"`
 	Tenant string       `json:"tenant"`
 	Clock  Clock        `json:"clock"`
-	Head   journal.Head `json:"head"` // of the tenant's journal, as far as it was seen
-	Told   journal.Seq  `json:"told"` // how much of the own chain the server has journaled
-	Lock   int64        `json:"lock"` // the longest ever seen, in ns
-	Last   time.Time    `json:"last"` // wall clock of the last run: for people
+	Head   journal.Head `json:"head"`       // of the tenant's journal, as far as it was seen
+	Chain  journal.Head `json:"chain_head"` // of the own chain, which is never shorter than that
+	Told   journal.Head `json:"told_head"`  // how much of the own chain the server has journaled
+	Lock   int64        `json:"lock"`       // the longest ever seen, in ns
+	Last   time.Time    `json:"last"`       // wall clock of the last run: for people
 	// Whole is the age at which the journal was last read from its beginning: -1 for never.
 	Whole time.Duration `json:"whole"`
 }
@@ -54,13 +55,19 @@ type state struct {
 	seen     []sighting
 	snaps    []snap
 	policies []policy
+	stored   map[journal.Seq]bool // snapshots, as stored: dropped or not
 }
 
-// errState is a state that can not be used: of another tenant, or of a newer vaultd.
-var errState = errors.New("expire state can not be used")
+// ErrState: it is a state that can not be used: of another tenant, or of a newer vaultd.
+var ErrState = errors.New("expire state can not be used")
 
-// openState opens or makes the state of a tenant in dir.
-func openState(dir, id string) (*state, error) {
+// openState opens or makes the state of a tenant in dir. bbolt panics where its pages make no sense.
+func openState(dir, id string) (_ *state, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open expire state: %w: %v", ErrState, p)
+		}
+	}()
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, err
 	}
@@ -68,10 +75,13 @@ func openState(dir, id string) (*state, error) {
 	if errors.Is(err, berrors.ErrTimeout) {
 		return nil, fmt.Errorf("open expire state: %w", ErrBusy)
 	}
+	if errors.Is(err, berrors.ErrInvalid) || errors.Is(err, berrors.ErrChecksum) || errors.Is(err, berrors.ErrVersionMismatch) {
+		err = fmt.Errorf("%w: %w", ErrState, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open expire state: %w", err)
 	}
-	s := &state{db: db, meta: meta{Format: stateFormat, Tenant: id, Whole: -1}}
+	s := &state{db: db, stored: map[journal.Seq]bool{}, meta: meta{Format: stateFormat, Tenant: id, Whole: -1}}
 	if err := s.load(id); err != nil {
 		return nil, errors.Join(fmt.Errorf("open expire state: %w", err), db.Close())
 	}
@@ -93,14 +103,14 @@ func (s *state) load(id string) error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketMeta).Get(keyMeta); b != nil {
 			if err := json.Unmarshal(b, &s.meta); err != nil {
-				return fmt.Errorf("%w: %w", errState, err)
+				return fmt.Errorf("%w: %w", ErrState, err)
 			}
 		}
 		if s.Format > stateFormat {
-			return fmt.Errorf("%w: format %d is newer than this vaultd knows (%d)", errState, s.Format, stateFormat)
+			return fmt.Errorf("%w: format %d is newer than this vaultd knows (%d)", ErrState, s.Format, stateFormat)
 		}
 		if s.Tenant != id {
-			return fmt.Errorf("%w: it is of %s, not of %s", errState, s.Tenant, id)
+			return fmt.Errorf("%w: it is of %s, not of %s", ErrState, s.Tenant, id)
 		}
 		err := tx.Bucket(bucketSeen).ForEach(func(k, v []byte) error {
 			s.seen = append(s.seen, sighting{journal.Seq(binary.BigEndian.Uint64(k)), time.Duration(binary.BigEndian.Uint64(v))})
@@ -113,6 +123,7 @@ func (s *state) load(id string) error {
 			var x snap
 			err := json.Unmarshal(v, &x)
 			s.snaps = append(s.snaps, x)
+			s.stored[x.At] = x.Dropped
 			return err
 		})
 		if err != nil {
@@ -152,7 +163,7 @@ func (s *state) save(freed []journal.Freed) error {
 				return err
 			}
 		}
-		if err := putAll(tx.Bucket(bucketSnaps), s.snaps, func(_ int, x snap) []byte { return number(uint64(x.At)) }); err != nil {
+		if err := s.saveSnapshots(tx.Bucket(bucketSnaps)); err != nil {
 			return err
 		}
 		if err := putAll(tx.Bucket(bucketPolicies), s.policies, func(i int, _ policy) []byte { return number(uint64(i)) }); err != nil {
@@ -166,6 +177,43 @@ func (s *state) save(freed []journal.Freed) error {
 		}
 		return nil
 	})
+}
+
+// saveSnapshots stores those that are new or lost their names.
+func (s *state) saveSnapshots(b *bbolt.Bucket) error {
+	for _, x := range s.snaps {
+		if dropped, ok := s.stored[x.At]; ok && dropped == x.Dropped {
+			continue
+		}
+		text, err := json.Marshal(x)
+		if err == nil {
+			err = b.Put(number(uint64(x.At)), text)
+		}
+		if err != nil {
+			return err
+		}
+		s.stored[x.At] = x.Dropped
+	}
+	return nil
+}
+
+// prune forgets the snapshots whose names ended and which the server was told of; not the newest, by which the next ones are dated.
+func (s *state) prune() error {
+	left := make([]snap, 0, len(s.snaps))
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		for i, x := range s.snaps {
+			if !x.Dropped || i == len(s.snaps)-1 {
+				left = append(left, x)
+			} else if err := tx.Bucket(bucketSnaps).Delete(number(uint64(x.At))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		s.snaps = left
+	}
+	return err
 }
 
 // putAll stores what is different from what is there.
@@ -197,22 +245,26 @@ func (s *state) freed(f func(is func(journal.ID) bool) error) error {
 	})
 }
 
-// sawPolicy notes the policy that is in force, and the longest lock.
-func (s *state) sawPolicy(p tenant.Retention) (changed bool, err error) {
-	s.Lock = max(s.Lock, int64(p.Lock))
-	text, err := json.Marshal(p)
+// policyText is what tells policies apart.
+func policyText(p tenant.Retention) string {
+	b, err := json.Marshal(p)
 	if err != nil {
-		return false, err
+		panic("internal error: encode policy: " + err.Error())
 	}
+	return string(b)
+}
+
+// sawPolicy notes the policy that is in force, and the longest lock.
+func (s *state) sawPolicy(p tenant.Retention) (changed bool) {
+	s.Lock = max(s.Lock, int64(p.Lock))
 	if n := len(s.policies); n > 0 {
-		last, err := json.Marshal(s.policies[n-1].Policy)
-		if err != nil || string(last) == string(text) {
-			return false, err
+		if policyText(s.policies[n-1].Policy) == policyText(p) {
+			return false
 		}
 		s.policies[n-1].Until = max(s.Clock.Age, 1)
 	}
 	s.policies = append(s.policies, policy{Policy: p, From: s.Clock.Age})
-	return true, nil
+	return true
 }
 
 // inForce lists the policies that count: the present one, and those that were replaced less than coolDown ago.
@@ -226,8 +278,10 @@ func (s *state) inForce(coolDown time.Duration) []tenant.Retention {
 	return out
 }
 
-// sawSnapshots adds the snapshots that are new. A time is believed between that of the snapshot before and now.
-func (s *state) sawSnapshots(list []journal.Snapshot) {
+// sawSnapshots adds the snapshots that are new. A time is believed between that of the snapshot before, and since, the
+// reading of the clock at which it was not there yet (a snapshot's record is the last of its segment), and now. So who
+// writes the journal can not spread snapshots over a past that it was silent in, to have those that stand there thinned.
+func (s *state) sawSnapshots(list []journal.Snapshot, since time.Time) {
 	var last snap
 	if n := len(s.snaps); n > 0 {
 		last = s.snaps[n-1]
@@ -238,11 +292,13 @@ func (s *state) sawSnapshots(list []journal.Snapshot) {
 			continue
 		}
 		at := x.Time
+		for _, least := range []time.Time{since, last.Time} {
+			if at.Before(least) {
+				at = least
+			}
+		}
 		if at.After(now) {
 			at = now
-		}
-		if at.Before(last.Time) {
-			at = last.Time
 		}
 		last = snap{At: x.At, Name: x.Name, Time: at.UTC()}
 		s.snaps = append(s.snaps, last)

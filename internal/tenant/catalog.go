@@ -32,6 +32,9 @@ type Catalog interface {
 	// Hold keeps a snapshot, for a reason, whatever the schedule says. Release ends that; reason "" ends all of the snapshot's.
 	Hold(name string, h Hold) error
 	Release(name, snapshot, reason string) error
+	// Pause stops expire for a tenant, for a reason, until Resume. ErrConflict when it is, or is not, paused already.
+	Pause(name, reason string) error
+	Resume(name string) error
 	// AddKeys gives a tenant further keys, all or none. A key that any tenant has, or ever had, is ErrConflict.
 	AddKeys(tenant string, keys ...NewKey) ([]Key, error)
 	// AddCAs gives a tenant further CAs, all or none. One that it has, or ever had, is ErrConflict.

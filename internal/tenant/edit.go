@@ -262,12 +262,20 @@ func conflict(tx *bbolt.Tx, k Key, text []byte) error {
 
 // changeHolds makes one change of a tenant's holds.
 func (d *DB) changeHolds(name, what, detail string, f func([]Hold) ([]Hold, error)) error {
+	return d.changeRetention(name, what, detail, func(r *Retention) (err error) {
+		r.Holds, err = f(r.Holds)
+		return err
+	})
+}
+
+// changeRetention makes one change of what a tenant keeps, which promises no less than before or counts only after expire's cool-down.
+func (d *DB) changeRetention(name, what, detail string, f func(*Retention) error) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, name)
 		if err != nil {
 			return err
 		}
-		if t.Retention.Holds, err = f(t.Retention.Holds); err != nil {
+		if err := f(&t.Retention); err != nil {
 			return err
 		}
 		if t.Retention, err = t.Retention.normalized(); err != nil {

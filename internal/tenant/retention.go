@@ -16,6 +16,14 @@ type Retention struct {
 	Keep  *Keep         `json:"keep,omitempty"`  // which instants stay; nil: all, for ever
 	Rules []ExpireRule  `json:"rules,omitempty"` // live files that go by age
 	Holds []Hold        `json:"holds,omitempty"` // snapshots that stay whatever the schedule says
+	Pause *Pause        `json:"pause,omitempty"` // nothing goes at all while it is there
+}
+
+// Pause stops expire for a tenant: for as long as somebody is in doubt whether what is newest is also good.
+type Pause struct {
+	Reason string    `json:"reason"`
+	Who    string    `json:"who"`
+	Since  time.Time `json:"since"`
 }
 
 // Keep is a schedule: the newest snapshot of each of the last so many hours (days, …) that have one.
@@ -174,5 +182,30 @@ func (d *DB) Release(name, snapshot, reason string) error {
 			return nil, fmt.Errorf("release %s: no such hold: %w", snapshot, ErrNotFound)
 		}
 		return left, nil
+	})
+}
+
+// Pause implements Catalog.
+func (d *DB) Pause(name, reason string) error {
+	if reason == "" {
+		return fmt.Errorf("pause %s: say why: %w", name, ErrInvalid)
+	}
+	return d.changeRetention(name, "expire pause", reason, func(r *Retention) error {
+		if r.Pause != nil {
+			return fmt.Errorf("pause %s: paused already, by %s: %s: %w", name, r.Pause.Who, r.Pause.Reason, ErrConflict)
+		}
+		r.Pause = &Pause{Reason: reason, Who: d.o.Actor, Since: d.now()}
+		return nil
+	})
+}
+
+// Resume implements Catalog.
+func (d *DB) Resume(name string) error {
+	return d.changeRetention(name, "expire resume", "", func(r *Retention) error {
+		if r.Pause == nil {
+			return fmt.Errorf("resume %s: it is not paused: %w", name, ErrConflict)
+		}
+		r.Pause = nil
+		return nil
 	})
 }

@@ -39,9 +39,10 @@ var (
 	ErrSize   = errors.New("content does not have the size that the journal has of it")
 )
 
-// Free ends a sealed content of so many bytes: fstatat(store, xx/id); unlinkat(store, xx/id). It reports whether the content
+// Free ends a sealed content of so many bytes (-1: of any number): fstatat(store, xx/id); unlinkat(store, xx/id). It reports whether the content
 // was there; one that is still in staging is left alone and is not. A content with a name in the live tree is never ended,
-// whatever the journal says. It is durable after Sync.
+// whatever the journal says: should one get a name between the two calls, it is under that name all the same, as the name is a
+// link. It is durable after Sync.
 func (f *Freer) Free(id journal.ID, size int64) (bool, error) {
 	v := f.v
 	if err := v.enter(); err != nil {
@@ -58,12 +59,26 @@ func (f *Freer) Free(id journal.ID, size int64) (bool, error) {
 		err = errNotRegular
 	case st.Nlink != 1:
 		err = ErrLinked
-	case st.Size != size:
+	case size >= 0 && st.Size != size:
 		err = fmt.Errorf("%w: %d bytes, recorded as %d", ErrSize, st.Size, size)
 	default:
 		err = retry(func() error { return unix.Unlinkat(v.store, storeName(id), 0) })
 	}
 	return err == nil, fail("free", id.String(), err)
+}
+
+// Has reports whether a content is in the store.
+func (f *Freer) Has(id journal.ID) (bool, error) {
+	if err := f.v.enter(); err != nil {
+		return false, fail("stat", id.String(), err)
+	}
+	defer f.v.leave()
+	var st unix.Stat_t
+	err := unix.Fstatat(f.v.store, storeName(id), &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == unix.ENOENT {
+		return false, nil
+	}
+	return err == nil, fail("stat", id.String(), err)
 }
 
 // Staged reports whether a content is in staging: published, and not moved into the store yet.
