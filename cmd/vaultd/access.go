@@ -52,7 +52,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	a.state.Used(t.ID, k.ID, time.Now(), remote.String())
 	return sshd.Login{
 		Tenant: t.Name,
-		Who:    appendonly.Who{Key: k.ID, Role: k.Role},
+		Who:    appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path},
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			return a.open(ctx, l, who)
 		},

@@ -51,6 +51,7 @@ type bench struct {
 	// opened is what boot was when the vault was opened.
 	opened string
 	pol    appendonly.Policy
+	root   string // of the sessions
 }
 
 func newBench(t testing.TB, p appendonly.Policy) *bench {
@@ -96,17 +97,24 @@ func (b *bench) reopen() {
 
 // session is as, for tests that end sessions themselves.
 func (b *bench) session(key string) *appendonly.FS {
-	return b.vault.Session(appendonly.Who{Key: key, Fingerprint: "SHA256:" + key, Session: "s-" + key, Protocol: "test"})
+	return b.vault.Session(appendonly.Who{Key: key, Root: b.root, Fingerprint: "SHA256:" + key, Session: "s-" + key, Protocol: "test"})
 }
 
 func (b *bench) as(key string) *appendonly.FS {
-	fs := b.vault.Session(appendonly.Who{Key: key, Fingerprint: "SHA256:" + key, Session: "s-" + key, Protocol: "test"})
+	fs := b.vault.Session(appendonly.Who{Key: key, Root: b.root, Fingerprint: "SHA256:" + key, Session: "s-" + key, Protocol: "test"})
 	b.t.Cleanup(func() { fs.Close(context.Background()) })
 	return fs
 }
 
+// all is a session that sees the whole tenant.
+func (b *bench) all(key string) *appendonly.FS {
+	defer func(root string) { b.root = root }(b.root)
+	b.root = ""
+	return b.as(key)
+}
+
 func (b *bench) role(key string, r appendonly.Role) *appendonly.FS {
-	fs := b.vault.Session(appendonly.Who{Key: key, Role: r, Session: "s-" + key})
+	fs := b.vault.Session(appendonly.Who{Key: key, Root: b.root, Role: r, Session: "s-" + key})
 	b.t.Cleanup(func() { fs.Close(context.Background()) })
 	return fs
 }

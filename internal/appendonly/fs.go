@@ -47,14 +47,15 @@ type Who struct {
 	Key         string // the key's id in the catalog; "operator" for the operator's own acts
 	Fingerprint string // SHA256:...
 	Role        Role
+	Root        string // the directory that is the session's "/", cleaned and relative; "": the tenant's root
 	Protocol    string // sftp, exec, ...
 	Remote      string // address:port
 	Session     string // the session's id in the logs
 }
 
-// FS is one session's view of one tenant: the only way for a protocol to reach tenant data. Paths
-// are what clients send: absolute or relative to the tenant's root, any bytes but NUL; "..", "." and
-// doubled slashes are resolved lexically and can not leave the root. /.vault/snapshots/NAME,
+// FS is one session's view of one tenant, or of one directory of it (root.go): the only way for a protocol to
+// reach tenant data. Paths are what clients send: absolute or relative to the session's root, any bytes but NUL; "..",
+// "." and doubled slashes are resolved lexically and can not leave the root. /.vault/snapshots/NAME,
 // /.vault/at/TIME, /.vault/versions/PATH (short: /.snapshots, /.at, /.versions) are read-only views.
 //
 // Errors: *DeniedError (a refusal), *fs.PathError with the client's path and fs.ErrNotExist,
@@ -177,7 +178,9 @@ func (f *FS) record(op journal.Op, rel string) *journal.Record {
 // spot is a place that an operation asks about: what stands there and how this key stands to it.
 type spot struct {
 	loc   journal.Loc
-	rel   string
+	path  string         // as the session calls it: the only name of it that it is told
+	rel   string         // in the tenant
+	root  bool           // the session's root
 	entry *journal.Entry // nil: nothing
 	mode  Mode
 	state State
@@ -189,26 +192,29 @@ type spot struct {
 // spot finds the place of path for a change. Symlinks are not followed, neither on the way nor at the
 // end. v.mu is held.
 func (f *FS) spot(op Op, path string) (spot, error) {
-	rel, err := clean(op, path)
+	own, err := clean(op, path)
 	if err != nil {
 		return spot{}, err
 	}
-	s := spot{rel: rel, mode: f.v.policy.ModeAt(rel)}
-	if virtual, reserved := f.virtual(rel); virtual {
+	rel, err := f.inTenant(op, own)
+	if err != nil {
+		return spot{}, err
+	}
+	s := spot{path: "/" + own, rel: rel, mode: f.v.policy.ModeAt(rel)}
+	if virtual, reserved := f.virtual(own); virtual {
 		s.state = StateView
 		if reserved {
 			s.state = StateReserved
 		}
 		return s, nil
 	}
-	if rel == "" {
-		s.entry, s.state = journal.Root(), StateDir
-		return s, nil
+	if own == "" {
+		return s, f.rootSpot(&s)
 	}
 	dir, name := split(rel)
-	id, err := f.v.idx.LiveDir(dir)
+	id, err := f.parent(op, &s)
 	if err != nil {
-		return s, f.noParent(op, rel, dir, err)
+		return s, err
 	}
 	s.loc = journal.Loc{Dir: id, Name: name}
 	if s.entry, err = f.v.entry(s.loc); err != nil {
@@ -225,21 +231,21 @@ func (f *FS) spot(op Op, path string) (spot, error) {
 	return s, nil
 }
 
-// noParent explains why the directory of rel can not be written to.
-func (f *FS) noParent(op Op, rel, dir string, err error) error {
+// noParent explains why dir, the directory of path, can not be written to.
+func (f *FS) noParent(op Op, path, dir string, err error) error {
 	if !errors.Is(err, journal.ErrNotDir) {
-		return wrapIndex(op, "/"+rel, err)
+		return wrapIndex(op, path, err)
 	}
 	for dir != "" {
 		at, lerr := f.v.idx.Locate(dir)
 		if lerr == nil {
 			if e, _ := f.v.entry(at); e != nil && e.Kind == KindSymlink {
-				return denied(op, "/"+rel, noThrough)
+				return denied(op, path, noThrough)
 			}
 		}
 		dir, _ = split(dir)
 	}
-	return pathError(op, "/"+rel, ErrNotDir)
+	return pathError(op, path, ErrNotDir)
 }
 
 // stateOf says what this key finds at s. v.mu is held.
@@ -284,7 +290,7 @@ func (f *FS) query(op Op, s *spot) Query {
 func (f *FS) decide(op Op, s *spot) (Effect, error) {
 	verdict := Decide(f.query(op, s))
 	if verdict.Effect == Deny {
-		return Deny, denied(op, "/"+s.rel, verdict)
+		return Deny, denied(op, s.path, verdict)
 	}
 	return verdict.Effect, nil
 }
@@ -339,7 +345,13 @@ func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
 func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload, err error) {
 	u = &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, handles: 1, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
 	f.v.mu.Lock()
-	s, err := f.spot(OpCreate, path)
+	var s spot
+	if o.Create {
+		err = f.needRoot(path)
+	}
+	if err == nil {
+		s, err = f.spot(OpCreate, path)
+	}
 	if err == nil {
 		err = f.admitUpload(&s, o)
 	}
@@ -353,7 +365,7 @@ func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload
 			return nil, up, nil
 		}
 	}
-	u.name, u.loc, u.locks = "/"+s.rel, s.loc, s.locks
+	u.name, u.loc, u.locks = s.path, s.loc, s.locks
 	resumed := f.takeUp(u, &s, o)
 	f.v.mu.Unlock()
 	err = u.begin(&s, o, resumed)
@@ -393,19 +405,19 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 	}
 	switch e := s.entry; {
 	case e == nil && s.lock == nil && !o.Create && s.up == nil:
-		return pathError(OpCreate, "/"+s.rel, fs.ErrNotExist)
+		return pathError(OpCreate, s.path, fs.ErrNotExist)
 	case (e != nil || s.lock != nil) && o.Exclusive:
-		return pathError(OpCreate, "/"+s.rel, fs.ErrExist)
+		return pathError(OpCreate, s.path, fs.ErrExist)
 	case e == nil:
 	case e.Kind == KindDir:
-		return pathError(OpCreate, "/"+s.rel, ErrIsDir)
+		return pathError(OpCreate, s.path, ErrIsDir)
 	case e.Kind == KindSymlink:
-		return denied(OpOverwrite, "/"+s.rel, noThrough)
+		return denied(OpOverwrite, s.path, noThrough)
 	case e.Kind != KindFile:
-		return pathError(OpCreate, "/"+s.rel, ErrNotRegular)
+		return pathError(OpCreate, s.path, ErrNotRegular)
 	}
 	if f.v.uploadCount >= maxUploads && !s.locks { // who is attacked can still lock (P7)
-		return &DeniedError{OpCreate, "/" + s.rel, RuleSize, "there are too many unfinished uploads", "Finish some first"}
+		return &DeniedError{OpCreate, s.path, RuleSize, "there are too many unfinished uploads", "Finish some first"}
 	}
 	return nil
 }
@@ -547,6 +559,9 @@ func (f *FS) Replace(path string, data []byte, m Meta) error {
 func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
+	if err := f.needRoot(path); err != nil {
+		return err
+	}
 	s, err := f.spot(OpReplace, path)
 	if err != nil {
 		return err

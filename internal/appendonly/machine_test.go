@@ -147,7 +147,7 @@ func (m *machine) started() {
 	}
 	m.handles = nil
 	m.b.mem.Fault = m.fault
-	if got, want := treeOf(m.b.t, m.b.mem, ""), liveOf(m.b.t, m.fs["k1"], ""); !slices.Equal(got, want) {
+	if got, want := treeOf(m.b.t, m.b.mem, ""), liveOf(m.b.t, m.b.all("tree"), ""); !slices.Equal(got, want) {
 		m.fatalf("the tree holds %q, live is %q", got, want)
 	}
 }
@@ -346,7 +346,12 @@ func (m *machine) verify() {
 	m.checkInstants()
 }
 
-func TestModel(t *testing.T) {
+func TestModel(t *testing.T) { testModel(t, "") }
+
+// The same inside a root: a session sees of its directory what it would see of a tenant.
+func TestModelInRoot(t *testing.T) { testModel(t, "srv/web") }
+
+func testModel(t *testing.T, root string) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := appendonly.Policy{}
 		switch rapid.IntRange(0, 2).Draw(rt, "policy") {
@@ -355,8 +360,12 @@ func TestModel(t *testing.T) {
 		case 2:
 			p = appendonly.Policy{Prefixes: []appendonly.Prefix{{Path: "p", Mode: appendonly.Versioned}, {Path: "p/d", Mode: appendonly.Strict}}}
 		}
+		for i := range p.Prefixes {
+			p.Prefixes[i].Path = strings.TrimPrefix(root+"/"+p.Prefixes[i].Path, "/")
+		}
 		tb := &quiet{TB: t, rt: rt}
 		m := &machine{rt: rt, b: newBench(tb, p), world: world{}}
+		m.b.root = root
 		defer func() {
 			m.b.vault.Kill()
 			tb.rt = nil

@@ -142,6 +142,10 @@ func modeAt(p appendonly.Policy, rel string) appendonly.Mode {
 	return mode
 }
 
+func (m *machine) mode(p string) appendonly.Mode {
+	return modeAt(m.b.pol, strings.TrimPrefix(m.b.root+"/"+p, "/"))
+}
+
 // temporary is the model's own list of names that stay unsealed.
 func isTemporary(p string) bool {
 	name := path.Base(p)
@@ -152,7 +156,7 @@ func isTemporary(p string) bool {
 func (m *machine) published(w world, key, p, data string) {
 	now := m.b.clock.Now()
 	old, there := w[p]
-	mode := modeAt(m.b.pol, p)
+	mode := m.mode(p)
 	fresh := isTemporary(p) && (!there || old.fresh)
 	next := thing{kind: appendonly.KindFile, data: data, fresh: fresh, key: key, closed: now}
 	switch {
@@ -182,7 +186,7 @@ func (m *machine) removed(w world, key, p string) {
 		return // an unfinished upload
 	case old.fresh && old.key != key:
 		m.fatalf("%s removed %q, which %s is still writing", key, p, old.key)
-	case !old.fresh && modeAt(m.b.pol, p) == appendonly.Strict && old.kind != appendonly.KindDir:
+	case !old.fresh && m.mode(p) == appendonly.Strict && old.kind != appendonly.KindDir:
 		m.fatalf("strict: %q was removed", p)
 	case old.kind == appendonly.KindDir && !w.empty(p):
 		m.fatalf("%q was removed with what is in it", p)
@@ -205,13 +209,13 @@ func (m *machine) renamed(w world, key, from, to string) {
 			delete(w, from)
 			return
 		}
-		if taken && !over.fresh && modeAt(m.b.pol, to) == appendonly.Strict && !strings.HasPrefix(old.data, over.data) {
+		if taken && !over.fresh && m.mode(to) == appendonly.Strict && !strings.HasPrefix(old.data, over.data) {
 			m.fatalf("strict: %q was renamed over %q", from, to)
 		}
 		w.move(from, to, isTemporary(to) && (!taken || over.fresh))
 		return
 	}
-	if modeAt(m.b.pol, from) == appendonly.Strict || taken && !over.fresh && modeAt(m.b.pol, to) == appendonly.Strict {
+	if m.mode(from) == appendonly.Strict || taken && !over.fresh && m.mode(to) == appendonly.Strict {
 		m.fatalf("strict: %q was renamed to %q", from, to)
 	}
 	if taken && old.kind == appendonly.KindFile && m.linked(w, from, to) {

@@ -10,9 +10,11 @@ import (
 
 // Mkdir makes a directory.
 func (f *FS) Mkdir(path string, m Meta) error {
-	return f.make(OpMkdir, path, m, 0, func(r *journal.Record) (func() error, error) {
-		return func() error { return f.v.vol.Rmdir(r.Path) }, f.v.vol.Mkdir(r.Path)
-	})
+	return f.make(OpMkdir, path, m, 0, f.mkdir)
+}
+
+func (f *FS) mkdir(r *journal.Record) (undo func() error, err error) {
+	return func() error { return f.v.vol.Rmdir(r.Path) }, f.v.vol.Mkdir(r.Path)
 }
 
 // Symlink makes a link. The target is stored as it is.
@@ -72,6 +74,9 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 	}
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
+	if err := f.needRoot(path); err != nil {
+		return err
+	}
 	s, err := f.spot(op, path)
 	if err != nil {
 		return err
@@ -81,11 +86,16 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 		if _, err := f.decide(op, &s); err != nil {
 			return err
 		}
-		return pathError(op, "/"+s.rel, fs.ErrExist)
+		return pathError(op, s.path, fs.ErrExist)
 	}
 	if _, err := f.decide(op, &s); err != nil {
 		return err
 	}
+	return f.makeAt(op, &s, meta, k, apply)
+}
+
+// makeAt is make, where it was found that it may be done. v.mu is held.
+func (f *FS) makeAt(op Op, s *spot, meta Meta, k Kind, apply func(*journal.Record) (func() error, error)) error {
 	if err := f.v.admit(1, false); err != nil {
 		return err
 	}
@@ -96,7 +106,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 	r.Kind, r.Meta = k, meta
 	undo, err := apply(r)
 	if err != nil {
-		return f.treeError(op, &s, err)
+		return f.treeError(op, s, err)
 	}
 	if err := f.v.commit(r, s.loc, journal.Loc{}); err != nil {
 		return f.v.undo(err, undo)
@@ -113,7 +123,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 // the second guard at work.
 func (f *FS) treeError(op Op, s *spot, err error) error {
 	if errors.Is(err, fs.ErrExist) && !errors.Is(err, ErrReadOnly) {
-		return pathError(op, "/"+s.rel, fs.ErrExist)
+		return pathError(op, s.path, fs.ErrExist)
 	}
 	return f.v.tree(err)
 }
@@ -134,13 +144,13 @@ func (f *FS) Link(old, path string) error {
 		if err := f.writes(OpLink, &from); err != nil {
 			return err
 		}
-		return pathError(OpLink, "/"+from.rel, fs.ErrNotExist)
+		return pathError(OpLink, from.path, fs.ErrNotExist)
 	}
 	if _, err := f.decide(OpLink, &from); err != nil {
 		return err
 	}
 	if to.entry != nil || to.lock != nil {
-		return pathError(OpLink, "/"+to.rel, fs.ErrExist)
+		return pathError(OpLink, to.path, fs.ErrExist)
 	}
 	if _, err := f.decide(OpCreate, &to); err != nil {
 		return err
@@ -176,12 +186,12 @@ func (f *FS) Remove(path string) error {
 		if err := f.writes(OpRemove, &s); err != nil {
 			return err
 		}
-		return pathError(OpRemove, "/"+s.rel, fs.ErrNotExist)
+		return pathError(OpRemove, s.path, fs.ErrNotExist)
 	case s.entry != nil && s.entry.Kind == KindDir:
 		if err := f.writes(OpRemove, &s); err != nil {
 			return err
 		}
-		return pathError(OpRemove, "/"+s.rel, ErrIsDir)
+		return pathError(OpRemove, s.path, ErrIsDir)
 	}
 	effect, err := f.decide(OpRemove, &s)
 	if err != nil {
@@ -198,7 +208,7 @@ func (f *FS) Remove(path string) error {
 
 // writes refuses keys and tenants that may not change anything, whatever stands at s.
 func (f *FS) writes(op Op, s *spot) error {
-	return f.may(Query{Mode: s.mode, Suspended: f.v.policy.Suspended, Op: OpCreate, State: StateAbsent}, "/"+s.rel)
+	return f.may(Query{Mode: s.mode, Suspended: f.v.policy.Suspended, Op: OpCreate, State: StateAbsent}, s.path)
 }
 
 // dropOwn ends an unfinished upload of this key by its name. One that is being written can be closed,
@@ -254,27 +264,27 @@ func (f *FS) Rmdir(path string) error {
 		if err := f.writes(OpRmdir, &s); err != nil {
 			return err
 		}
-		return pathError(OpRmdir, "/"+s.rel, fs.ErrNotExist)
+		return pathError(OpRmdir, s.path, fs.ErrNotExist)
 	case s.entry != nil && s.entry.Kind != KindDir:
 		// pkg/sftp's client says RMDIR after a refused REMOVE, and restic retries whatever is no refusal.
 		if _, err := f.decide(OpRemove, &s); err != nil {
 			return err
 		}
-		return pathError(OpRmdir, "/"+s.rel, ErrNotDir)
+		return pathError(OpRmdir, s.path, ErrNotDir)
 	}
 	effect, err := f.decide(OpRmdir, &s)
 	if err != nil {
 		return err
 	}
-	if s.rel == "" || f.v.policy.bounds(s.rel) {
-		return denied(OpRmdir, "/"+s.rel, noRemoval)
+	if s.root || f.v.policy.bounds(s.rel) {
+		return denied(OpRmdir, s.path, noRemoval)
 	}
 	below, err := f.v.idx.List(s.entry.Dir, journal.Now, "", 1)
 	if err != nil {
 		return err
 	}
 	if len(below) > 0 || f.v.holdsLocks(s.entry.Dir) {
-		return pathError(OpRmdir, "/"+s.rel, ErrNotEmpty)
+		return pathError(OpRmdir, s.path, ErrNotEmpty)
 	}
 	return f.end(&s, effect)
 }
@@ -298,7 +308,7 @@ func (f *FS) Rename(from, to string, replace bool) error {
 		if f.renamedBefore(src.loc, dst.loc) {
 			return nil
 		}
-		return pathError(OpRename, "/"+src.rel, fs.ErrNotExist)
+		return pathError(OpRename, src.path, fs.ErrNotExist)
 	}
 	if _, err := f.decide(OpRename, &src); err != nil {
 		return err
@@ -314,9 +324,9 @@ func (f *FS) Rename(from, to string, replace bool) error {
 	case src.lock != nil:
 		return f.v.moveLock(&src, &dst, replace)
 	case src.up != nil && src.up.locks:
-		return denied(OpRename, "/"+src.rel, noUnfinished)
+		return denied(OpRename, src.path, noUnfinished)
 	case dst.locks:
-		return denied(OpRename, "/"+dst.rel, noKind)
+		return denied(OpRename, dst.path, noKind)
 	case src.up != nil:
 		f.v.moveUpload(src.up, &dst)
 		return nil
@@ -361,7 +371,7 @@ func (v *Vault) moveUpload(u *Upload, dst *spot) {
 func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 	e := src.entry
 	if dst.entry != nil && !replace {
-		return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+		return pathError(OpRename, dst.path, fs.ErrExist)
 	}
 	if dst.entry != nil {
 		op, err := f.v.compareContents(e, dst.entry, f.who.Key)
@@ -394,7 +404,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 		f.v.dropFresh(dst.entry)
 		return nil
 	}
-	undo, err := f.v.linkTree(e.ID, dst.rel, dst.entry)
+	undo, err := f.v.linkTree(e.ID, dst)
 	if err != nil {
 		return err
 	}
@@ -443,10 +453,10 @@ func (f *FS) moveSealed(src, dst *spot, replace bool) error {
 	e := src.entry
 	if dst.entry != nil {
 		if !replace {
-			return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+			return pathError(OpRename, dst.path, fs.ErrExist)
 		}
 		if dst.entry.Kind == KindDir {
-			return pathError(OpRename, "/"+dst.rel, ErrIsDir)
+			return pathError(OpRename, dst.path, ErrIsDir)
 		}
 		if effect, err := f.decide(OpOverwrite, dst); err != nil || effect == Deny {
 			return err
@@ -481,7 +491,7 @@ func (f *FS) moveSealed(src, dst *spot, replace bool) error {
 func (f *FS) linkOver(e *journal.Entry, dst *spot) (undo func() error, err error) {
 	old := dst.entry
 	if e.Kind.HasContent() && (old == nil || old.Kind.HasContent()) {
-		return f.v.linkTree(e.ID, dst.rel, old)
+		return f.v.linkTree(e.ID, dst)
 	}
 	if old == nil || old.Fresh {
 		return func() error { return f.v.vol.Unlink(dst.rel) }, f.v.tree(f.v.treeAdd(e, dst.rel))
@@ -514,11 +524,11 @@ func (v *Vault) treeAdd(e *journal.Entry, rel string) error {
 func (f *FS) moveDir(src, dst *spot) error {
 	switch {
 	case dst.entry != nil:
-		return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
-	case src.rel == "" || within(dst.rel, src.rel):
-		return pathError(OpRename, "/"+dst.rel, fs.ErrInvalid)
+		return pathError(OpRename, dst.path, fs.ErrExist)
+	case src.root || within(dst.rel, src.rel):
+		return pathError(OpRename, dst.path, fs.ErrInvalid)
 	case f.v.policy.bounds(src.rel), src.mode != dst.mode:
-		return denied(OpRename, "/"+src.rel, no(P2, "a boundary between two modes would move with it", "Ask the vault's operator"))
+		return denied(OpRename, src.path, no(P2, "a boundary between two modes would move with it", "Ask the vault's operator"))
 	}
 	if _, err := f.decide(OpMkdir, dst); err != nil {
 		return err
@@ -545,13 +555,19 @@ func (f *FS) moveDir(src, dst *spot) error {
 // symlink at its end is refused: no change follows one.
 func (f *FS) SetMeta(path string, m Meta, follow bool) error {
 	f.v.mu.Lock()
+	if own, err := clean(OpSetMeta, path); err == nil && own == "" {
+		if err := f.needRoot(path); err != nil {
+			f.v.mu.Unlock()
+			return err
+		}
+	}
 	s, err := f.spot(OpSetMeta, path)
 	if err == nil && follow && s.entry != nil && s.entry.Kind == KindSymlink {
-		err = denied(OpSetMeta, "/"+s.rel, noThrough)
+		err = denied(OpSetMeta, s.path, noThrough)
 	}
 	if err == nil && s.state == StateAbsent {
 		if err = f.writes(OpSetMeta, &s); err == nil {
-			err = pathError(OpSetMeta, "/"+s.rel, fs.ErrNotExist)
+			err = pathError(OpSetMeta, s.path, fs.ErrNotExist)
 		}
 	}
 	if err == nil && s.up != nil {
@@ -587,7 +603,7 @@ func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
 	if err != nil || effect == Ignore || s.entry == nil {
 		return err
 	}
-	if old.Equal(merged) || s.rel == "" {
+	if old.Equal(merged) || s.loc == (journal.Loc{}) { // the tenant's root has none
 		return nil
 	}
 	if err := v.admit(0, true); err != nil {

@@ -59,10 +59,13 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 		return false, err
 	}
 	rel, err := v.livePath(loc)
+	if err == nil && !u.f.holds(rel) { // the session's root was moved away from above it
+		err = fs.ErrNotExist
+	}
 	if err != nil {
 		return false, wrapIndex(op, u.name, err)
 	}
-	s := spot{loc: loc, rel: rel, entry: now, mode: v.policy.ModeAt(rel)}
+	s := spot{loc: loc, path: u.name, rel: rel, entry: now, mode: v.policy.ModeAt(rel)}
 	s.state = u.f.stateOf(&s)
 	verdict := Decide(u.f.query(op, &s))
 	if verdict.Effect == Deny {
@@ -134,7 +137,7 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 	}
 	old := s.entry
 	if r.Fresh {
-		if err := v.admitFresh(old, r.Path); err != nil {
+		if err := v.admitFresh(old, s.path); err != nil {
 			return err
 		}
 		if err := v.commit(r, s.loc, journal.Loc{}); err != nil {
@@ -144,7 +147,7 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 		v.dropFresh(old)
 		return nil
 	}
-	undo, err := v.linkTree(r.ID, s.rel, old)
+	undo, err := v.linkTree(r.ID, s)
 	if err != nil {
 		return err
 	}
@@ -158,13 +161,14 @@ func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
 	return nil
 }
 
-// linkTree gives content id the name rel in the tree: over old if something sealed stands there,
+// linkTree gives content id the name of s in the tree: over what stands there if that is sealed,
 // otherwise only if the kernel finds the name free. undo takes it back.
-func (v *Vault) linkTree(id journal.ID, rel string, old *journal.Entry) (undo func() error, err error) {
+func (v *Vault) linkTree(id journal.ID, s *spot) (undo func() error, err error) {
+	rel, old := s.rel, s.entry
 	if old == nil || old.Fresh {
 		if err := v.vol.Link(id, rel); err != nil {
 			if errors.Is(err, fs.ErrExist) {
-				return nil, denied(OpOverwrite, "/"+rel, noRemoval)
+				return nil, denied(OpOverwrite, s.path, noRemoval)
 			}
 			return nil, v.tree(err)
 		}
@@ -347,7 +351,7 @@ func (v *Vault) sealFresh(at journal.Loc, e *journal.Entry) error {
 	if err != nil {
 		return err
 	}
-	undo, err := v.linkTree(e.ID, rel, nil)
+	undo, err := v.linkTree(e.ID, &spot{loc: at, path: "/" + rel, rel: rel})
 	if err != nil {
 		return err
 	}

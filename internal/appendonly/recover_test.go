@@ -69,7 +69,7 @@ func liveOf(t testing.TB, f *appendonly.FS, dir string) []string {
 
 func (b *bench) wantTree() {
 	b.t.Helper()
-	if got, want := treeOf(b.t, b.mem, ""), liveOf(b.t, b.as("tree"), ""); !slices.Equal(got, want) {
+	if got, want := treeOf(b.t, b.mem, ""), liveOf(b.t, b.all("tree"), ""); !slices.Equal(got, want) {
 		b.t.Fatalf("the tree holds %q, live is %q", got, want)
 	}
 }

@@ -97,7 +97,11 @@ func (v *Vault) putLock(u *Upload, at journal.Loc) error {
 		}
 		return err
 	}
-	if _, err := v.livePath(at); err != nil {
+	rel, err := v.livePath(at)
+	if err == nil && !u.f.holds(rel) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
 		return wrapIndex(OpCreate, u.name, err)
 	}
 	if l := v.scratch[at]; (l == nil || l.key != u.key) && v.locksOf(u.key) >= maxLocks {
@@ -145,9 +149,9 @@ func (v *Vault) removeLock(at journal.Loc) error {
 func (v *Vault) moveLock(src, dst *spot, replace bool) error {
 	switch {
 	case dst.lock != nil && !replace, dst.entry != nil:
-		return pathError(OpRename, "/"+dst.rel, fs.ErrExist)
+		return pathError(OpRename, dst.path, fs.ErrExist)
 	case !dst.locks:
-		return denied(OpRename, "/"+src.rel, no(P2, "a lock can only be renamed among locks", ""))
+		return denied(OpRename, src.path, no(P2, "a lock can only be renamed among locks", ""))
 	}
 	if err := v.storeLock(dst.loc, src.lock); err != nil {
 		return err

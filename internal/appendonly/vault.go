@@ -310,6 +310,9 @@ func (v *Vault) commit(r *journal.Record, at, to journal.Loc) error {
 	if err := v.Err(); err != nil {
 		return err
 	}
+	if at.Dir == nowhere || to.Dir == nowhere {
+		return pathError(OpCreate, r.Path, fs.ErrNotExist)
+	}
 	if err := v.idx.Check(r, at, to); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package appendonly
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math"
@@ -54,8 +53,18 @@ func (f *FS) virtual(rel string) (virtual, reserved bool) {
 	if _, short := shortForms[first]; !short || rest == "" {
 		return false, false // a client may make .snapshots, .at and .versions: the long form stays
 	}
-	e, err := f.v.entry(journal.Loc{Name: first})
-	return err == nil && e == nil, false
+	taken, err := f.taken(first)
+	return err == nil && !taken, false
+}
+
+// taken reports whether a client's entry stands under a name in the session's root.
+func (f *FS) taken(name string) (bool, error) {
+	root, err := f.rootAt(journal.Now)
+	if err != nil {
+		return false, err
+	}
+	e, err := f.v.entry(journal.Loc{Dir: root.entry.Dir, Name: name})
+	return e != nil, err
 }
 
 // lookup finds what path leads to, for reading. Links on the way are followed inside the tenant, in
@@ -65,16 +74,19 @@ func (f *FS) lookup(op Op, p string, follow bool) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
+	if _, err := f.inTenant(op, rel); err != nil {
+		return node{}, err
+	}
 	first, rest, _ := strings.Cut(rel, "/")
 	if first == vaultDir {
 		return f.inVault(op, rel, rest, follow)
 	}
 	if long, short := shortForms[first]; short {
-		e, err := f.v.entry(journal.Loc{Name: first})
+		taken, err := f.taken(first)
 		if err != nil {
 			return node{}, err
 		}
-		if e == nil {
+		if !taken {
 			return f.inVault(op, rel, strings.TrimSuffix(long+"/"+rest, "/"), follow)
 		}
 	}
@@ -188,12 +200,15 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// walk finds rel in the tree as it is (Now) or was.
+// walk finds rel in the session's tree as it is (Now) or was.
 func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
 	asked := rel
 	fail := func(err error) (node, error) { return node{}, pathError(op, "/"+asked, err) }
-	at := node{entry: journal.Root(), when: when}
-	rest := rel
+	root, err := f.rootAt(when)
+	if err != nil {
+		return node{}, err
+	}
+	at, rest := root, rel
 	for links := 0; rest != ""; {
 		name := rest
 		name, rest, _ = strings.Cut(rest, "/")
@@ -226,7 +241,7 @@ func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
 			if err != nil {
 				return node{}, err
 			}
-			at, rest = node{entry: journal.Root(), when: when}, next
+			at, rest = root, next
 			continue
 		}
 		at = node{entry: e, loc: loc, when: when, rel: here, name: name}
@@ -265,11 +280,10 @@ func (f *FS) infoOfNode(n node) (Info, error) {
 	}
 	info := infoOf(n.name, n.entry)
 	if n.entry.Linked && n.when == journal.Now {
-		links, err := f.v.idx.Links(n.entry.ID)
-		if err != nil {
+		var err error
+		if info.Nlink, err = f.links(n.entry.ID); err != nil {
 			return info, err
 		}
-		info.Nlink = len(links)
 	}
 	if n.loc == (journal.Loc{}) {
 		info.Meta.MTime = journal.Unix(0, 0)
@@ -413,6 +427,9 @@ func (f *FS) OpenDir(path string) (*Dir, error) {
 
 // listDir lists a real directory; live, the locks in it come among the others.
 func (f *FS) listDir(out []Info, n node, after string, count int) ([]Info, error) {
+	if out := f.movedOut(n); out {
+		return nil, nil
+	}
 	err := f.v.idx.Each(n.entry.Dir, n.when, after, func(name string, e *journal.Entry) bool {
 		out = append(out, infoOf(name, e))
 		return len(out) < count
@@ -544,138 +561,6 @@ type SnapshotInfo struct {
 	At   Seq
 	Time time.Time
 	Kind string // push, manual, or the schedule that made it
-}
-
-// inVersions finds rest below /.vault/versions: every name that ever was, as a directory that holds
-// its versions, and what is below it.
-func (f *FS) inVersions(op Op, rel, rest string) (node, error) {
-	n, err := f.everNode(rest)
-	if !errors.Is(err, fs.ErrNotExist) || rest == "" {
-		return n, err
-	}
-	parent, name := split(rest)
-	versions, err := f.versions(parent)
-	if err != nil {
-		return node{}, pathError(op, "/"+rel, fs.ErrNotExist)
-	}
-	for _, v := range versions {
-		if v.Kind == KindFile && versionName(v) == name {
-			return node{entry: v.entry, when: v.From, rel: parent, name: name}, nil
-		}
-	}
-	return node{}, pathError(op, "/"+rel, fs.ErrNotExist)
-}
-
-// everNode is the directory of a name that is or was.
-func (f *FS) everNode(rel string) (node, error) {
-	_, name := split(rel)
-	var infos []Info
-	if rel != "" {
-		versions, err := f.versions(rel)
-		if err != nil {
-			return node{}, err
-		}
-		if len(versions) == 0 {
-			return node{}, fs.ErrNotExist
-		}
-		for _, v := range versions {
-			if v.Kind == KindFile {
-				i := v.Info
-				i.Name = versionName(v)
-				infos = append(infos, i)
-			}
-		}
-	}
-	if dir, err := f.v.idx.EverDir(rel); err == nil {
-		return node{name: name, list: func(after string, n int) ([]Info, error) {
-			return f.listEver(dir, infos, after, n)
-		}}, nil
-	}
-	return listOf(name, infos), nil
-}
-
-// listEver lists the versions of a name that was both a file and a directory, then what is in the directory.
-func (f *FS) listEver(dir journal.DirID, own []Info, after string, n int) ([]Info, error) {
-	names, err := f.v.idx.EverNames(dir, after, n)
-	if err != nil {
-		return nil, err
-	}
-	below := virtualDir("", names...)
-	out, err := below.list("", len(names))
-	if len(own) == 0 || err != nil {
-		return out, err
-	}
-	mine, err := listOf("", own).list(after, n)
-	out = append(slices.Clone(out), mine...)
-	slices.SortFunc(out, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
-	return out[:min(len(out), n)], err
-}
-
-// versionName is the name of a version's file: since when, and the instant that makes it unique.
-func versionName(v Version) string {
-	return fmt.Sprintf("%s-%d", v.Since.UTC().Format("2006-01-02T15-04-05Z"), v.From)
-}
-
-// Version is one thing that a name stood for.
-type Version struct {
-	Info
-	Since  time.Time // server's clock at From
-	To     Seq       // instant from which it did not any more; journal.Now while live
-	Gone   time.Time // server's clock at To; zero while live
-	SHA256 string    // hex; empty for what has no content or no hash yet
-	Key    string    // who made it
-	entry  *journal.Entry
-}
-
-// Live reports whether the name still stands for v.
-func (v Version) Live() bool { return v.To == journal.Now }
-
-// Versions lists what path stood for, newest first: what its name in its directory stood for, also
-// where name or directory are gone.
-func (f *FS) Versions(path string) ([]Version, error) {
-	rel, err := clean(OpList, path)
-	if err != nil {
-		return nil, err
-	}
-	out, err := f.versions(rel)
-	if err == nil && len(out) == 0 {
-		err = fs.ErrNotExist
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = pathError(OpList, "/"+rel, fs.ErrNotExist)
-	}
-	return out, err
-}
-
-func (f *FS) versions(rel string) ([]Version, error) {
-	if rel == "" {
-		return nil, fs.ErrNotExist
-	}
-	parent, name := split(rel)
-	dir, err := f.v.idx.EverDir(parent)
-	if err != nil {
-		return nil, err
-	}
-	have, err := f.v.idx.Versions(journal.Loc{Dir: dir, Name: name})
-	if err != nil {
-		return nil, err
-	}
-	var out []Version
-	for _, h := range have {
-		if h.Fresh {
-			continue
-		}
-		v := Version{Info: infoOf(name, h.Entry), Since: h.Since, To: h.To, Gone: h.Gone, Key: h.Key, entry: h.Entry}
-		hash, err := f.v.idx.Hash(h.Entry)
-		if err != nil {
-			return nil, err
-		}
-		if !hash.IsZero() {
-			v.SHA256 = hash.String()
-		}
-		out = append(out, v)
-	}
-	return out, nil
 }
 
 // Usage is the tenant's account, in bytes and counts.
