@@ -42,6 +42,7 @@ func (o *operations) calls() map[string]admin.Call {
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
 		"retire":          admin.Handle(o.retire),
+		"explain":         admin.Handle(o.explain),
 		"undo":            admin.Handle(o.undo),
 		"incident":        admin.Handle(o.incident),
 	}

@@ -22,7 +22,8 @@ func OpNames() []string { return slices.Compact(opNames[:]) }
 type Explanation struct {
 	Query
 	Verdict
-	Path      string  // cleaned, relative
+	Path      string  // in the tenant: cleaned, relative
+	Asked     string  // as the session has it: below its root
 	Prefix    *Prefix // that gave the path its mode; nil: the tenant's own
 	Temporary bool    // the name is one that tools give to unfinished uploads
 	Lock      bool    // the name is one for locks of a repository
@@ -31,6 +32,7 @@ type Explanation struct {
 	Since     time.Time
 	Received  time.Time
 	Settles   time.Time // until then its key may set its attributes; zero: not any more
+	Lost      bool // the path leads nowhere: State is not known
 	// Err is what the client would be told; nil: it would be done. An operation that Decide allows can still fail
 	// for want of something (no such directory, a full quota).
 	Err error
@@ -41,7 +43,7 @@ func (f *FS) Explain(op Op, path string) (Explanation, error) {
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
 	s, err := f.spot(op, path)
-	x := Explanation{Path: s.rel, Query: f.query(op, &s)}
+	x := Explanation{Path: s.rel, Asked: s.path, Query: f.query(op, &s)}
 	if err != nil {
 		var denied *DeniedError
 		var said *fs.PathError
@@ -51,7 +53,7 @@ func (f *FS) Explain(op Op, path string) (Explanation, error) {
 		if denied != nil {
 			x.Verdict = Verdict{Deny, denied.Rule, denied.Why, denied.Hint}
 		}
-		x.Err = err
+		x.Err, x.Lost = err, true
 		return x, nil
 	}
 	x.Temporary, x.Lock = isTemporary(s.loc.Name), s.locks
@@ -66,9 +68,29 @@ func (f *FS) Explain(op Op, path string) (Explanation, error) {
 	if op == OpExtend && s.entry != nil && s.mode == Strict && !f.v.goesOn(s.entry, f.who.Key) {
 		x.Query.Op = OpOverwrite // as Ask: only the same key extends, and not for ever
 	}
+	if s.state == StateAbsent {
+		switch op {
+		case OpOverwrite, OpRepeat, OpExtend:
+			x.Query.Op = OpCreate
+		case OpCreate, OpMkdir, OpSymlink, OpMknod, OpReplace, OpTruncate:
+		default: // whether the key may do such things at all comes before whether the name is there
+			if op != OpRead && op != OpStat && op != OpList && op != OpHash {
+				x.Err = f.writes(op, &s)
+			} else if x.Verdict = Decide(x.Query); x.Verdict.Effect == Deny {
+				x.Err = denied(op, s.path, x.Verdict)
+			}
+			var no *DeniedError
+			if errors.As(x.Err, &no) {
+				x.Verdict = Verdict{Deny, no.Rule, no.Why, no.Hint}
+			} else {
+				x.Err = pathError(op, s.path, fs.ErrNotExist)
+			}
+			return x, nil
+		}
+	}
 	x.Verdict = Decide(x.Query)
 	if x.Verdict.Effect == Deny {
-		x.Err = denied(x.Query.Op, "/"+s.rel, x.Verdict)
+		x.Err = denied(x.Query.Op, s.path, x.Verdict)
 	}
 	return x, nil
 }

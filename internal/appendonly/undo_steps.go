@@ -367,7 +367,7 @@ func (u *undoing) putContent(at journal.Loc, rel string, now, e *journal.Entry) 
 		return err
 	}
 	told := Undone{Path: rel, Step: StepRestored, Kind: e.Kind, Size: e.Size}
-	undo, err := u.v.linkTree(e.ID, rel, now)
+	undo, err := u.v.linkTree(e.ID, &spot{loc: at, rel: rel, path: "/" + rel, entry: now})
 	if err != nil {
 		return err
 	}
