@@ -32,7 +32,7 @@ type Explanation struct {
 	Since     time.Time
 	Received  time.Time
 	Settles   time.Time // until then its key may set its attributes; zero: not any more
-	Lost      bool // the path leads nowhere: State is not known
+	Lost      bool      // the path leads nowhere: State is not known
 	// Err is what the client would be told; nil: it would be done. An operation that Decide allows can still fail
 	// for want of something (no such directory, a full quota).
 	Err error
