@@ -88,7 +88,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
-		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(),
+		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
 		a.checkCommand(), a.configCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
