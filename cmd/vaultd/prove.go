@@ -74,6 +74,9 @@ type prover struct {
 	keys  map[string][]string // the ids of what was added, by tenant
 	near  string              // the neighbour
 	next  gossh.Signer        // the neighbour's key
+	// Keys of other roles, and one that is revoked on the way.
+	pusher, puller, last gossh.Signer
+	lastID               string
 }
 
 func (a *app) proveCommand() *cobra.Command {
@@ -81,7 +84,7 @@ func (a *app) proveCommand() *cobra.Command {
 	var neighbour string
 	var protocols []string
 	c := &cobra.Command{Use: "prove TENANT", Short: "Attack the running server with throw-away keys, and show that every promise holds", Args: cobra.ExactArgs(1),
-		Long: "Runs vaultd's attack suite against the running server, through its own port and every protocol it speaks, with two keys that are made for it, work in a directory of their own, expire in an hour, and are revoked at the end. It adds data to the tenant: the live names are cleared away afterwards, their contents obey the lock. Exit status 1: a promise was broken, or something could not be tried.",
+		Long: "Runs vaultd's attack suite against the running server, through its own port and every protocol it speaks, with keys that are made for it, work in a directory of their own, expire in an hour, and are revoked at the end. It adds data to the tenant: the live names are cleared away afterwards, their contents obey the lock. Exit status 1: a promise was broken, or something could not be tried.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, p := range protocols {
 				if !slices.Contains(proveProtocols, p) {
@@ -162,7 +165,7 @@ func (p *prover) announce(protocols []string, yes bool) error {
 	names, bytes = names*len(protocols), bytes*len(protocols)
 	w := p.a.stderr
 	fmt.Fprintf(w, "vaultd: prove: attacks %s at %s through %s, in %s mode\n", p.t.Name, p.addr, strings.Join(protocols, ", "), p.mode())
-	fmt.Fprintf(w, "vaultd: prove: adds two keys (revoked at the end, expired in an hour), about %d names and %s below /%s, and a snapshot; the names are cleared away afterwards, the bytes obey the lock of %s\n",
+	fmt.Fprintf(w, "vaultd: prove: adds five keys (revoked at the end, expired in an hour), about %d names and %s below /%s, and a snapshot; the names are cleared away afterwards, the bytes obey the lock of %s\n",
 		names, size(int64(bytes)), p.stamp, tenant.Days(p.t.Retention.Lock))
 	if yes {
 		return nil
@@ -199,8 +202,7 @@ func (p *prover) run(ctx context.Context, protocols []string) (out proveReply, e
 		return out, err
 	}
 	out.Keys, out.Passed = p.keys[p.t.Name], true
-	for _, name := range protocols {
-		s := p.suite(ctx, name)
+	for _, s := range append(p.suites(ctx, protocols), p.keySuite(ctx)) {
 		for _, r := range s.Results {
 			switch r.Outcome {
 			case attack.Held.String():
@@ -225,22 +227,25 @@ func (p *prover) charged(ctx context.Context) int64 {
 
 // addKeys lets the throw-away keys in.
 func (p *prover) addKeys(ctx context.Context) (err error) {
-	if p.owner, err = p.addKey(p.t.Name, "the owner's"); err != nil {
+	if p.owner, err = p.addKey(p.t.Name, "the owner's", appendonly.Full); err != nil {
 		return err
 	}
-	if p.thief, err = p.addKey(p.t.Name, "the thief's"); err != nil {
+	if p.thief, err = p.addKey(p.t.Name, "the thief's", appendonly.Full); err != nil {
 		return err
 	}
 	if p.near != "" {
-		if p.next, err = p.addKey(p.near, "the neighbour's"); err != nil {
+		if p.next, err = p.addKey(p.near, "the neighbour's", appendonly.Full); err != nil {
 			return err
 		}
+	}
+	if err := p.addKeyCases(); err != nil {
+		return err
 	}
 	return p.a.reload(ctx)
 }
 
 // addKey makes a key in memory and lets it into a directory of a tenant's, for an hour.
-func (p *prover) addKey(name, whose string) (gossh.Signer, error) {
+func (p *prover) addKey(name, whose string, role appendonly.Role) (gossh.Signer, error) {
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -257,7 +262,7 @@ func (p *prover) addKey(name, whose string) (gossh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	added, err := p.a.catalog().AddKeys(name, tenant.NewKey{Public: keys[0], Role: appendonly.Full, Path: p.stamp, Expires: time.Now().Add(time.Hour),
+	added, err := p.a.catalog().AddKeys(name, tenant.NewKey{Public: keys[0], Role: role, Path: p.stamp, Expires: time.Now().Add(time.Hour),
 		Comment: "vaultd prove, " + whose})
 	if err == nil {
 		p.keys[name] = append(p.keys[name], added[0].ID)

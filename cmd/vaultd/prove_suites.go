@@ -43,20 +43,31 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 		results, err = attack.Run(ctx, env, attack.Cases())
 	}
 	for _, r := range results {
-		x := proveResult{Name: r.Name, Promise: r.Promise, Story: r.Story, Outcome: r.Outcome.String(), Took: r.Took.Milliseconds()}
-		switch r.Outcome {
-		case attack.Held:
-			out.Held++
-		case attack.NotApplicable:
-			out.NotApplicable++
-		default:
-			out.Broken++
-			x.Error = r.Err.Error()
-		}
-		out.Results = append(out.Results, x)
+		out.add(r)
 	}
 	if err != nil {
 		out.Error = err.Error()
+	}
+	return out
+}
+
+func (s *proveSuite) add(r attack.Result) {
+	x := proveResult{Name: r.Name, Promise: r.Promise, Story: r.Story, Outcome: r.Outcome.String(), Took: r.Took.Milliseconds()}
+	switch r.Outcome {
+	case attack.Held:
+		s.Held++
+	case attack.NotApplicable:
+		s.NotApplicable++
+	default:
+		s.Broken++
+		x.Error = r.Err.Error()
+	}
+	s.Results = append(s.Results, x)
+}
+
+func (p *prover) suites(ctx context.Context, protocols []string) (out []proveSuite) {
+	for _, name := range protocols {
+		out = append(out, p.suite(ctx, name))
 	}
 	return out
 }
