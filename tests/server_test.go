@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +21,9 @@ type vault struct {
 	root string // holds everything
 	dir  string // the store
 	ids  string
-	addr string // of the last start; the next one takes it again
+	// server is the program that serves; "": the one under test.
+	server string
+	addr   string // of the last start; the next one takes it again
 
 	cmd    *exec.Cmd // nil: not running
 	exited chan error
@@ -109,7 +112,7 @@ func (v *vault) serve(args ...string) error {
 		return errors.New("the server is running already")
 	}
 	v.log.begin()
-	cmd := exec.Command(os.Getenv(vaultdBin), append([]string{"serve", "--dir", v.dir, "--listen", v.addr}, args...)...)
+	cmd := exec.Command(cmp.Or(v.server, os.Getenv(vaultdBin)), append([]string{"serve", "--dir", v.dir, "--listen", v.addr}, args...)...)
 	cmd.Stderr = v.log
 	// A test that is killed takes its server with it; the server is no part of the terminal's group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

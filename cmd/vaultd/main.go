@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,18 +83,20 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
-	dir := os.Getenv("VAULTD_DIR")
-	if dir == "" {
-		dir = "vault"
-	}
-	f.StringVar(&a.dir, "dir", dir, "the store's directory (VAULTD_DIR)")
+	f.StringVar(&a.dir, "dir", defaultDir(), "the store's directory (VAULTD_DIR)")
 	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
-		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.checkCommand(), a.configCommand(), a.versionCommand())
+		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
+		a.checkCommand(), a.configCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
+}
+
+// defaultDir is the store that is meant when none is named.
+func defaultDir() string {
+	return cmp.Or(os.Getenv("VAULTD_DIR"), "vault")
 }
 
 // usageArgs makes wrong arguments an error of usage in c and below it.

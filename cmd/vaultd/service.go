@@ -42,6 +42,9 @@ func (o *operations) calls() map[string]admin.Call {
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
 		"retire":          admin.Handle(o.retire),
+		"explain":         admin.Handle(o.explain),
+		"undo":            admin.Handle(o.undo),
+		"incident":        admin.Handle(o.incident),
 	}
 }
 
@@ -50,6 +53,7 @@ func (o *operations) streams() map[string]admin.Stream {
 		"restore":        admin.HandleStream(o.restore),
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
+		"incident.full":  admin.HandleStream(o.incidentFull),
 	}
 }
 

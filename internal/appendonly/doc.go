@@ -8,6 +8,8 @@
 //	publish.go     a content gets its name; sealing what was fresh
 //	vault.go       Vault: one tenant; barrier, snapshots, what is done from time to time
 //	recover.go     what a crash left
+//	undo.go        the operator undoes what a key did; undo_steps.go: one name at a time
+//	explain.go     what Decide would say, and why
 //	scratch.go     locks of repositories
 //	volume.go      what the core needs of a dataset
 //

@@ -30,6 +30,9 @@ type Case struct {
 	who   who
 }
 
+// Victims is how many files the owner stores for the case.
+func (c Case) Victims() int { return len(c.files) * len(c.who.keys()) }
+
 // Outcome of a case.
 type Outcome int
 

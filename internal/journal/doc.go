@@ -24,6 +24,7 @@
 //	link      path, to, id: to is a further name of path's content
 //	move      path, to, id, fresh: a name, or a directory with all below it, goes elsewhere
 //	seal      path: a fresh name is sealed where it is
+//	restore   path, id, kind, size, sha256, metadata, managed: path stands again for this content of the past, which no live name had
 //	remove    path: the name stands for nothing any more; the content stays
 //	meta      path, metadata: all of it, as it is from now on
 //	hash      id, sha256: the digest of a content that was published without one

@@ -221,6 +221,8 @@ func (x *Index) Check(r *Record, at, to Loc) error {
 	var there, free bool
 	switch r.Op {
 	case OpCreate:
+	case OpRestore:
+		return x.checkRestore(r, at)
 	case OpMkdir, OpSymlink, OpNode:
 		free = true
 	case OpSeal, OpRemove, OpMeta, OpLink, OpMove:
@@ -236,6 +238,15 @@ func (x *Index) Check(r *Record, at, to Loc) error {
 	}
 	e, err := x.live1(at)
 	if err == nil && (there && e == nil || free && e != nil) {
+		err = fmt.Errorf("check record (%s %q): %w", r.Op, r.Path, fs.ErrInvalid)
+	}
+	return err
+}
+
+// checkRestore is Check for a content of the past. That no live name has it is the caller's to know.
+func (x *Index) checkRestore(r *Record, at Loc) error {
+	freed, err := x.Freed(r.ID)
+	if err == nil && (at == (Loc{}) || freed || r.ID.IsZero() || !r.Kind.HasContent()) {
 		err = fmt.Errorf("check record (%s %q): %w", r.Op, r.Path, fs.ErrInvalid)
 	}
 	return err
@@ -308,6 +319,12 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 	switch r.Op {
 	case OpCreate, OpMkdir, OpSymlink, OpNode:
 		return x.applyNew(r, at, old)
+	case OpRestore:
+		if err := x.applyNew(r, at, old); err != nil {
+			return err
+		}
+		x.state.Totals.Past -= Charge(r.Size) // it was charged as what no name stood for
+		return nil
 	}
 	if old == nil {
 		return fmt.Errorf("%w: %q is not there", ErrCorrupt, r.Path)
@@ -706,19 +723,28 @@ func (x *Index) LiveDir(path string) (DirID, error) {
 	return e.Dir, nil
 }
 
+// Place returns where a directory is, or was last.
+func (x *Index) Place(dir DirID) (Loc, error) {
+	b, err := x.t.get(dirKey(tabDirs, dir))
+	if err != nil {
+		return Loc{}, err
+	}
+	if len(b) < 8 {
+		return Loc{}, fmt.Errorf("%w: directory %d has no place", errEntry, dir)
+	}
+	return Loc{DirID(binary.BigEndian.Uint64(b)), string(b[8:])}, nil
+}
+
 // Path returns the live path of at, following the directories' latest names.
 func (x *Index) Path(at Loc) (string, error) {
 	parts := []string{at.Name}
 	for dir := at.Dir; dir != 0; {
-		b, err := x.t.get(dirKey(tabDirs, dir))
+		p, err := x.Place(dir)
 		if err != nil {
 			return "", err
 		}
-		if len(b) < 8 {
-			return "", fmt.Errorf("%w: directory %d has no place", errEntry, dir)
-		}
-		parts = append(parts, string(b[8:]))
-		dir = DirID(binary.BigEndian.Uint64(b))
+		parts = append(parts, p.Name)
+		dir = p.Dir
 	}
 	for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
 		parts[i], parts[j] = parts[j], parts[i]

@@ -10,8 +10,8 @@ import (
 )
 
 // Format is the journal's format, written in every segment's first line. A newer one is refused. Format 2 added
-// "free"; what has format 1 is read as it is.
-const Format = 2
+// "free", format 3 "restore"; what has an earlier one is read as it is.
+const Format = 3
 
 // clockStep is how far the wall clock may run away from the monotonic one, or run backwards,
 // before an epoch record says so.

@@ -39,6 +39,7 @@ const (
 	OpPolicy   Op = "policy"   // what the operator changed
 	OpDamage   Op = "damage"   // verification found a content wrong, or (what: good) right again
 	OpFree     Op = "free"     // retention let go of contents and of snapshots' names
+	OpRestore  Op = "restore"  // a name stands again for a content that had no live name any more
 )
 
 // Hash is a SHA-256; zero means not known (yet).

@@ -61,7 +61,12 @@ func (c *Client) run(command string, f func(dialogue) error) error {
 		return err
 	}
 	done := make(chan error, 1)
-	go func() { done <- f(dialogue{in, bufio.NewReader(out)}) }()
+	go func() {
+		err := f(dialogue{in, bufio.NewReader(out)})
+		in.Close()
+		s.Wait() // else the next commands would come before this one's session has ended, and be too many
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err
