@@ -32,34 +32,43 @@ func rsyncs(t *testing.T) map[string][]string {
 var oldOnce struct {
 	sync.Once
 	path string
+	told string
 	err  error
 }
 
-// oldRsync is the older of the versions that apt has, unpacked beside the installed one.
+// oldRsync is the oldest version that apt has, unpacked beside the installed one. Where apt has only one it is that, and the
+// output says so: then the tests of the older client are tests of the same one.
 func oldRsync(t *testing.T) string {
 	oldOnce.Do(func() {
-		dir, err := os.MkdirTemp("", "rsync-old-")
+		dir, err := os.MkdirTemp(filepath.Dir(os.Getenv(vaultdBin)), "rsync-old-") // goes with it
 		if err != nil {
 			oldOnce.err = err
 			return
 		}
-		os.Chmod(dir, 0o755)
-		script := `set -e; cd "$1"
-v=$(apt-cache madison rsync | awk -F'|' '{gsub(/ /,"",$2); print $2}' | sort -uV | head -1)
-apt-get download "rsync=$v" >/dev/null 2>&1
-dpkg-deb -x rsync_*.deb .
-usr/bin/rsync --version >/dev/null`
-		out, err := exec.Command("bash", "-c", script, "-", dir).CombinedOutput()
+		out, err := exec.Command("bash", "-c", getOldRsync, "-", dir).CombinedOutput()
 		if err != nil {
 			oldOnce.err = fmt.Errorf("get the older rsync: %w: %s", err, out)
 		}
 		oldOnce.path = filepath.Join(dir, "usr/bin/rsync")
+		oldOnce.told = strings.TrimSpace(string(out))
 	})
 	if oldOnce.err != nil {
 		t.Fatal(oldOnce.err)
 	}
+	t.Log(oldOnce.told)
 	return oldOnce.path
 }
+
+// getOldRsync asks apt, which knows nothing on a fresh machine until its lists are there.
+const getOldRsync = `set -e; cd "$1"; exec 3>&1 >log 2>&1; trap '[ $? = 0 ] || cat log >&3' EXIT
+versions() { apt-cache madison rsync | awk -F'|' '{gsub(/ /,"",$2); print $2}' | sort -uV; }
+[ -n "$(versions)" ] || apt-get update -q
+oldest=$(versions | head -1)
+apt-get download "rsync=$oldest"
+dpkg-deb -x rsync_*.deb .
+old=$(usr/bin/rsync --version | head -1) new=$(rsync --version | head -1)
+echo "clients: $new; older: $old" >&3
+[ "$old" != "$new" ] || echo "the installed one is the oldest that apt has: what is called older is the same" >&3`
 
 // pair is a source, and two destinations: in a vault, and on disk behind a second rsync.
 type pair struct {

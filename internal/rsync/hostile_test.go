@@ -36,14 +36,18 @@ const line = "rsync --server -logDtpre.LsfxCIu --checksum-seed=7 . dest/"
 var quiet = slog.New(slog.DiscardHandler)
 
 func open(t testing.TB, mode appendonly.Mode) *appendonly.Vault {
-	mem := volumetest.New(t)
+	return openOn(t, volumetest.New(t), mode, false)
+}
+
+// openOn opens a vault with a file in it. broken: its disk will fail.
+func openOn(t testing.TB, mem *volumetest.Memory, mode appendonly.Mode, broken bool) *appendonly.Vault {
 	v, err := appendonly.Open(appendonly.Config{Volume: mem, Segments: mem, IndexPath: filepath.Join(t.TempDir(), "index.db"),
 		Policy: appendonly.Policy{Mode: mode}, Log: quiet, BarrierEvery: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := v.Close(); err != nil {
+		if err := v.Close(); err != nil && !broken {
 			t.Error(err)
 		}
 	})
@@ -106,7 +110,14 @@ func unharmed(t testing.TB, v *appendonly.Vault) {
 type client struct {
 	*wire.Writer
 	out    *bytes.Buffer
-	listed int // how many bytes come before the end of the list
+	listed int   // how many bytes come before the end of the list
+	pauses []int // how many come before further waits
+}
+
+// pause waits for what the server has to say.
+func (c *client) pause() {
+	c.Flush()
+	c.pauses = append(c.pauses, c.out.Len())
 }
 
 // hello is what comes before the list.
@@ -166,36 +177,49 @@ func (c *client) bytes() []byte {
 }
 
 // conversation is a stdin that gives what comes behind the list only when the server has been silent for a moment, waiting
-// for it: a client that answers before it is asked would be another test.
+// for it: a client that answers before it is asked would be another test. So it does at each pause.
 type conversation struct {
-	first, rest *bytes.Reader
-	last        atomic.Int64 // when the server read or wrote, in nanoseconds
+	parts []*bytes.Reader
+	last  atomic.Int64 // when the server read or wrote, in nanoseconds
 }
 
 const silence = 40 * time.Millisecond
 
-func converse(first, rest []byte) *conversation {
-	return &conversation{first: bytes.NewReader(first), rest: bytes.NewReader(rest)}
+func converse(parts ...[]byte) *conversation {
+	c := &conversation{}
+	for _, p := range parts {
+		c.parts = append(c.parts, bytes.NewReader(p))
+	}
+	return c
 }
 
 func (c *client) conversation() *conversation {
 	b := c.bytes()
-	return converse(b[:c.listed], b[c.listed:])
+	parts, from := [][]byte{b[:c.listed]}, c.listed
+	for _, to := range c.pauses {
+		parts, from = append(parts, b[from:to]), to
+	}
+	return converse(append(parts, b[from:])...)
 }
 
 func (c *conversation) Read(p []byte) (int, error) {
-	if n, err := c.first.Read(p); err == nil {
-		c.last.Store(time.Now().UnixNano())
-		return n, nil
-	}
-	for wait := c.last.Load(); wait != 0; wait = c.last.Load() {
-		quiet := time.Since(time.Unix(0, wait))
-		if quiet >= silence {
-			break
+	for {
+		n, err := c.parts[0].Read(p)
+		if err == nil {
+			c.last.Store(time.Now().UnixNano())
 		}
-		time.Sleep(silence - quiet)
+		if err == nil || len(c.parts) == 1 {
+			return n, err
+		}
+		c.parts = c.parts[1:]
+		for wait := c.last.Load(); wait != 0; wait = c.last.Load() {
+			quiet := time.Since(time.Unix(0, wait))
+			if quiet >= silence {
+				break
+			}
+			time.Sleep(silence - quiet)
+		}
 	}
-	return c.rest.Read(p)
 }
 
 func (c *conversation) Write(p []byte) (int, error) {

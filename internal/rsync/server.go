@@ -108,7 +108,7 @@ func (c *conn) transfer(ctx context.Context) (err error) {
 	if c.opt.Sender {
 		c.pace.rate = c.opt.BWLimit
 	}
-	if c.opt.Timeout > 0 && c.proto >= 31 {
+	if c.opt.Timeout > 0 {
 		defer c.keepAlive(c.opt.Timeout / 2)()
 	}
 	if c.opt.Sender {

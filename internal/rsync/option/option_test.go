@@ -81,7 +81,10 @@ func TestParseRefusesByName(t *testing.T) {
 		"--server -re.iLsfxCIvu --config=/etc/x . d":              "--config",
 		"--server -re.iLsfxCIvu --rsh=sh . d":                     "--rsh",
 		"--server -bre.iLsfxCIvu --backup-dir ../../x . d":        "--backup-dir",
-		"--server -re.iLsfxCIvu --temp-dir=.. . d":                "--temp-dir",
+		"--server -re.iLsfxCIvu --temp-dir=x/../../.. . d":        "--temp-dir",
+		"--server -bre.iLsfxCIvu --backup-dir .. . .":             "--backup-dir",
+		"--server -bre.iLsfxCIvu --backup-dir .. . /":             "--backup-dir",
+		"--server -bre.iLsfxCIvu --backup-dir ../../.. . a/b/":    "--backup-dir",
 		"--server -re.iLsfxCIvu --insecure-links . d":             "--insecure-links",
 		"--server -re.iLsfxCIvu --temp-dir=a --copy-as=root . d/": "--copy-as",
 	} {
@@ -92,6 +95,11 @@ func TestParseRefusesByName(t *testing.T) {
 		}
 		if o == nil || len(o.Paths) != 1 {
 			t.Errorf("%s: what the rest asks for is lost: %+v", line, o)
+		}
+	}
+	for _, line := range []string{"-bre.iL --backup-dir ../old . d", "-bre.iL --backup-dir ../../old/../x . a/b/", "-bre.iL --backup-dir /old . d", "-re.iL --temp-dir=../tmp . /srv/"} {
+		if _, err := parse(t, "--server "+line); err != nil {
+			t.Errorf("%s: %v", line, err)
 		}
 	}
 	var unknown *option.Unknown

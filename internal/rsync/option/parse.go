@@ -151,15 +151,31 @@ func (p *parser) check() {
 		o.PartialDir = ""
 	}
 	for _, d := range []struct{ name, dir string }{{"--temp-dir", o.TempDir}, {"--backup-dir", o.BackupDir}} {
-		if leaves(d.dir) {
-			p.fail(&Refused{d.name, "it leads out of the destination"})
+		if n := len(o.Paths); n > 0 && leaves(o.Paths[n-1], d.dir) {
+			p.fail(&Refused{d.name, "it leads out of what is yours"})
 		}
 	}
 }
 
-// leaves says whether a relative path begins with a step out. (What is absolute begins at the tenant's own root.)
-func leaves(dir string) bool {
-	return dir == ".." || strings.HasPrefix(path.Clean(dir), "../")
+// leaves says whether a directory that is relative to a destination has more steps up than that has down. (What is absolute begins at
+// the tenant's own root.)
+func leaves(dest, dir string) bool {
+	if strings.HasPrefix(dir, "/") {
+		return false
+	}
+	depth := strings.Count(strings.TrimSuffix(path.Clean("/"+dest), "/"), "/")
+	for part := range strings.SplitSeq(dir, "/") {
+		switch part {
+		case "", ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
 }
 
 // short takes bundled letters.

@@ -270,7 +270,9 @@ func TestKeepAlive(t *testing.T) {
 	}
 	w.Plain()
 	out.Reset()
+	w.KeepAlive()
 	w.Byte('z')
+	w.KeepAlive()
 	if w.Flush(); out.String() != "z" {
 		t.Fatalf("untagged: % x", out.Bytes())
 	}

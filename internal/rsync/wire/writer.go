@@ -118,12 +118,12 @@ func (w *Writer) Flush() error {
 	return w.err
 }
 
-// KeepAlive sends what was written, or else an empty frame, if nothing was sent since it was called last. The stream is
-// multiplexed.
+// KeepAlive sends what was written, or else an empty frame, if nothing was sent since it was called last. Where the stream is
+// not multiplexed it does nothing: every byte there is data.
 func (w *Writer) KeepAlive() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.alive {
+	if !w.alive && w.mux {
 		if len(w.buf) == 0 {
 			w.buf = binary.LittleEndian.AppendUint32(w.buf, tagBase<<24)
 		}
