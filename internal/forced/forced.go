@@ -95,7 +95,7 @@ func parse(line string) (Grant, error) {
 	case name == "internal-sftp", name == "sftp-server":
 		return sftp(home, words[1:])
 	default:
-		return Grant{}, fmt.Errorf("%q is no command that can be told as a role and a directory", clip(name))
+		return Grant{}, fmt.Errorf("%q is no command that is known here", clip(name))
 	}
 }
 
