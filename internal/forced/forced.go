@@ -116,7 +116,7 @@ func clean(home, dir string) (string, error) {
 		return "", fmt.Errorf("the directory %q", clip(dir))
 	}
 	if slices.Contains(strings.Split(dir, "/"), "..") {
-		return "", fmt.Errorf("the directory %q has ..", clip(dir))
+		return "", fmt.Errorf("the directory %q leads out of itself", clip(dir))
 	}
 	if !path.IsAbs(dir) {
 		dir = path.Join(home, dir)
