@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"vaultd/internal/appendonly"
 	"vaultd/internal/tenant"
 )
 
@@ -99,7 +100,7 @@ func caTable(w io.Writer, cas []tenant.CA) {
 		if n := len(c.Serials) + len(c.KeyIDs); n > 0 && c.Revoked.IsZero() {
 			state += fmt.Sprintf(", %d revoked", n)
 		}
-		rows = append(rows, []string{c.ID, c.Role.String(), state, keyFrom(c.Key), "/" + c.Path, strings.Join(c.Principals, ","), c.Comment, c.Fingerprint})
+		rows = append(rows, []string{c.ID, c.Role.String(), state, keyFrom(c.Key), rootText("/" + c.Path), strings.Join(c.Principals, ","), c.Comment, c.Fingerprint})
 	}
 	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "PRINCIPALS", "COMMENT", "FINGERPRINT"}, rows)
 }
@@ -122,4 +123,12 @@ func keyFrom(k tenant.Key) string {
 		return "any"
 	}
 	return strings.Trim(fmt.Sprint(k.From), "[]")
+}
+
+// rootText is a directory for a table: quoted when it is more than one word.
+func rootText(dir string) string {
+	if q := appendonly.QuotePath(dir); strings.Contains(dir, " ") || q != `"`+dir+`"` {
+		return q
+	}
+	return dir
 }

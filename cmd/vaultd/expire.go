@@ -539,7 +539,7 @@ func (a *app) retireCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				k, err := findKey(snap.Keys(t.ID), key)
+				k, err := findKey(snap.AllKeys(t.ID), key)
 				if err != nil {
 					return err
 				}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -279,6 +278,7 @@ type keyReply struct {
 type tenantReply struct {
 	tenant.Tenant
 	Keys  []keyReply  `json:"keys"`
+	CAs   []tenant.CA `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
 }
 
@@ -331,7 +331,7 @@ func (a *app) tenantShow() *cobra.Command {
 			return err
 		}
 		r := tenantJSON(t, snap.Keys(t.ID), used)
-		r.Usage = &usage
+		r.Usage, r.CAs = &usage, snap.CAs(t.ID)
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -377,6 +377,10 @@ func showTenant(w io.Writer, r tenantReply) {
 	}
 	fmt.Fprintln(w)
 	keyTable(w, r.Keys)
+	if len(r.CAs) > 0 {
+		fmt.Fprintln(w, "\nand whoever has a certificate of:")
+		caTable(w, r.CAs)
+	}
 }
 
 // tenant finds a tenant in the catalog.
@@ -467,7 +471,7 @@ func (a *app) changed(cmd *cobra.Command, t tenant.Tenant, err error) error {
 
 func (a *app) keyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "Keys: who may log in, and what for"}
-	c.AddCommand(a.keyAdd(), a.keyList(), a.keyRevoke())
+	c.AddCommand(a.keyAdd(), a.keyList(), a.keyRevoke(), a.keyImport())
 	return c
 }
 
@@ -509,7 +513,7 @@ func (a *app) keyList() *cobra.Command {
 		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
 			return err
 		}
-		r := tenantJSON(t, append(slices.Clip(snap.Keys(t.ID)), snap.Unlisted(t.ID)...), used).Keys
+		r := tenantJSON(t, snap.AllKeys(t.ID), used).Keys
 		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
 	}}
 	a.jsonFlag(c)

@@ -95,7 +95,7 @@ func parse(line string) (Grant, error) {
 	case name == "internal-sftp", name == "sftp-server":
 		return sftp(home, words[1:])
 	default:
-		return Grant{}, fmt.Errorf("%q is no command that can be told as a role and a directory", clip(name))
+		return Grant{}, fmt.Errorf("%q is no command that is known here", clip(name))
 	}
 }
 
@@ -116,7 +116,7 @@ func clean(home, dir string) (string, error) {
 		return "", fmt.Errorf("the directory %q", clip(dir))
 	}
 	if slices.Contains(strings.Split(dir, "/"), "..") {
-		return "", fmt.Errorf("the directory %q has ..", clip(dir))
+		return "", fmt.Errorf("the directory %q leads out of itself", clip(dir))
 	}
 	if !path.IsAbs(dir) {
 		dir = path.Join(home, dir)

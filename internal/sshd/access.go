@@ -53,6 +53,9 @@ const refusalTime = 10 * time.Millisecond
 // maxUser is the longest user name that Access is asked about.
 const maxUser = 255
 
+// maxWhy is how many offered keys the log says something of: a client offers a certificate and then its key.
+const maxWhy = 4
+
 // minRSABits is the smallest RSA key accepted, of clients and of the host.
 const minRSABits = 2048
 
@@ -99,7 +102,10 @@ func (s *Server) offered(ctx ssh.Context, key ssh.PublicKey) bool {
 	if err == nil {
 		noTouch, err = s.cfg.Access.Offered(user, key, c.remote.Addr())
 	}
-	if c.why = err; err != nil {
+	if err != nil {
+		if len(c.why) < maxWhy {
+			c.why = append(c.why, oneLine(err.Error()))
+		}
 		time.Sleep(refusalTime - time.Since(start))
 		return false
 	}

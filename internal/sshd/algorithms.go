@@ -19,7 +19,7 @@ type Algorithms struct {
 	Ciphers      []string // default: AES-GCM, then AES-CTR; no chacha20, which x/crypto has no assembly for
 	MACs         []string // default: hmac-sha2 in encrypt-then-MAC, then plain for libssh2 before 1.11; unused with GCM
 	HostKeys     []string // signatures by our host keys; default: ed25519, ecdsa, rsa-sha2-512 and -256
-	PublicKeys   []string // signatures by clients; default: ed25519, ecdsa, both as security keys, rsa-sha2
+	PublicKeys   []string // signatures by clients, also of certified keys; default: ed25519, ecdsa, both as security keys, rsa-sha2
 }
 
 var defaultAlgorithms = Algorithms{

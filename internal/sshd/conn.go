@@ -53,11 +53,11 @@ type conn struct {
 	ciphers []string // to offer
 	greeted bool     // our version was sent, x/crypto's is to be dropped
 	meta    gossh.ServerPreAuthConn
-	tries   int    // attempts that failed
-	lastKey string // fingerprint of the last key offered
-	why     error  // why it would not do; of the log only
-	refused error  // why a verified key was not let in
-	failure error  // of the handshake
+	tries   int      // attempts that failed
+	lastKey string   // fingerprint of the last key offered
+	why     []string // why offered keys would not do, of the log only; bounded by maxWhy
+	refused error    // why a verified key was not let in
+	failure error    // of the handshake
 
 	// peer is the connection that came out of the handshake, nil before; set by bindConn, and called
 	// by others only once they saw login under srv.mu.

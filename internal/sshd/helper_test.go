@@ -69,6 +69,7 @@ type access struct {
 
 	revoked chan struct{}
 	login   sshd.Login                                                // NoTouch and Verify of all
+	waive   bool                                                      // Offered takes signatures without a touch
 	refuse  error                                                     // of Verified
 	open    func(ctx context.Context, who appendonly.Who) error       // first step of Open
 	close   func(ctx context.Context) error                           // of the FS
@@ -87,7 +88,7 @@ func (a *access) Offered(user string, key gossh.PublicKey, remote netip.Addr) (b
 	if _, ok := a.keys[user][gossh.FingerprintSHA256(key)]; !ok {
 		return false, errors.New("unknown")
 	}
-	return a.login.NoTouch, nil
+	return a.waive || a.login.NoTouch, nil
 }
 
 func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (sshd.Login, error) {

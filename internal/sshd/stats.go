@@ -89,8 +89,8 @@ func (s *Server) report(c *conn) {
 	if c.lastKey != "" {
 		attrs = append(attrs, slog.String("offered", c.lastKey))
 	}
-	if c.why != nil {
-		attrs = append(attrs, slog.String("why", oneLine(c.why.Error())))
+	if len(c.why) > 0 {
+		attrs = append(attrs, slog.String("why", strings.Join(c.why, "; ")))
 	}
 	if err := errors.Join(c.refused, c.failure); err != nil {
 		attrs = append(attrs, slog.String("error", oneLine(err.Error())))

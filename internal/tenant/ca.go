@@ -92,6 +92,24 @@ func (d *DB) Import(tenant string, list []NewKey, authorities []NewCA) (keys []K
 	return keys, cas, nil
 }
 
+// Try says of each key and CA whether Import would take it, together with those before it. It changes nothing.
+func (d *DB) Try(tenant string, list []NewKey, authorities []NewCA) (keys, cas []error, err error) {
+	dry := *d
+	dry.o.DryRun = true
+	keys, cas = make([]error, len(list)), make([]error, len(authorities))
+	err = dry.update(func(tx *bbolt.Tx) error {
+		t, err := getTenant(tx, tenant)
+		for i := 0; i < len(list) && err == nil; i++ {
+			_, keys[i] = dry.putKeys(tx, t, list[i:i+1])
+		}
+		for i := 0; i < len(authorities) && err == nil; i++ {
+			_, cas[i] = dry.putCAs(tx, t, authorities[i:i+1])
+		}
+		return err
+	})
+	return keys, cas, err
+}
+
 // ownedKey is the key, in the buckets of CAs and of revoked keys, of what is a tenant's by an id.
 func ownedKey(tenantID, id string) string { return tenantID + "/" + id }
 

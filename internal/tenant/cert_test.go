@@ -56,11 +56,10 @@ func pubFile(t testing.TB, file string) tenant.PublicKey {
 
 // certs is a catalog with tenants acme and other, and a directory with the keys ca, rogue, rsaca and user.
 type certs struct {
-	t    testing.TB
-	db   *tenant.DB
-	dir  string
-	ca   tenant.CA
-	seen int
+	t   testing.TB
+	db  *tenant.DB
+	dir string
+	ca  tenant.CA
 }
 
 func newCerts(t testing.TB, change func(*tenant.NewCA)) *certs {

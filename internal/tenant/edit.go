@@ -195,9 +195,6 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 		if text := b.Get([]byte(k.ID)); text != nil {
 			return nil, conflict(tx, k, text)
 		}
-		if err := put(b, []byte(k.ID), k); err != nil {
-			return nil, err
-		}
 		if b := tx.Bucket(bucketRevoked); b != nil && b.Get([]byte(ownedKey(t.ID, k.ID))) != nil {
 			return nil, fmt.Errorf("add key %s: was revoked in this tenant; make a new key: %w", k.Fingerprint, ErrConflict)
 		}
@@ -205,6 +202,9 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 			if err := checkTouch(n); err != nil {
 				return nil, err
 			}
+		}
+		if err := put(b, []byte(k.ID), k); err != nil {
+			return nil, err
 		}
 		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: k.terms()}); err != nil {
 			return nil, err

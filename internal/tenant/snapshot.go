@@ -149,16 +149,16 @@ func (s *Snapshot) trust(cas []CA, revoked []Revocation) error {
 	return nil
 }
 
-// Unlisted lists a tenant's revoked keys that only ever came with certificates, oldest first.
-func (s *Snapshot) Unlisted(tenantID string) []Key {
-	var keys []Key
+// AllKeys lists a tenant's keys, and behind them its revoked keys that only ever came with certificates.
+func (s *Snapshot) AllKeys(tenantID string) []Key {
+	var unlisted []Key
 	for _, r := range s.revoked {
 		if r.Tenant == tenantID {
-			keys = append(keys, r.asKey())
+			unlisted = append(unlisted, r.asKey())
 		}
 	}
-	slices.SortFunc(keys, func(a, b Key) int { return cmp.Or(a.Revoked.Compare(b.Revoked), strings.Compare(a.ID, b.ID)) })
-	return keys
+	slices.SortFunc(unlisted, func(a, b Key) int { return cmp.Or(a.Revoked.Compare(b.Revoked), strings.Compare(a.ID, b.ID)) })
+	return append(slices.Clip(s.owned[tenantID]), unlisted...)
 }
 
 // CAs lists a tenant's CAs in the order added, revoked ones too.
