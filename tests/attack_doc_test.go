@@ -89,7 +89,7 @@ func newShell(t *testing.T, dir string) *shell {
 }
 
 func (s *shell) run(command string) string {
-	timer := time.AfterFunc(time.Minute, func() { syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
+	timer := time.AfterFunc(10*time.Minute, func() { syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
 	// In braces, or ssh would read the steps that follow.
 	fmt.Fprintf(s.in, "{ %s\n} </dev/null\n(exit $?); vaultd_status=$?; echo '%s'; (exit $vaultd_status)\n", command, stepEnd)
