@@ -41,6 +41,7 @@ func (o *operations) calls() map[string]admin.Call {
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
+		"today":           admin.Handle(o.today),
 		"retire":          admin.Handle(o.retire),
 	}
 }
