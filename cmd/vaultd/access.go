@@ -27,6 +27,7 @@ type access struct {
 type login struct {
 	tenant, key string
 	remote      netip.Addr
+	given       tenant.Key // what the key was good for at the login
 	sessions    int
 	revoked     chan struct{}
 }
@@ -48,11 +49,11 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	if err != nil {
 		return sshd.Login{}, err
 	}
-	l := &login{tenant: t.ID, key: k.ID, remote: remote, revoked: make(chan struct{})}
+	l := &login{tenant: t.ID, key: k.ID, remote: remote, given: k, revoked: make(chan struct{})}
 	a.state.Used(t.ID, k.ID, time.Now(), remote.String())
 	return sshd.Login{
 		Tenant: t.Name,
-		Who:    appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path},
+		Who:    appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path, Daily: appendonly.Ceiling(k.Daily)},
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			return a.open(ctx, l, who)
 		},
@@ -62,7 +63,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 
 // open makes one session's FS.
 func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
-	if err := a.st.Tenants().Recheck(l.tenant, l.key, l.remote, time.Now()); err != nil {
+	if err := l.still(a.st.Tenants()); err != nil {
 		return nil, nil, err
 	}
 	v, done, err := a.st.Vault(ctx, l.tenant)
@@ -88,13 +89,14 @@ func (a *access) count(l *login, n int) {
 	}
 }
 
-// recheck ends the sessions of keys that may not log in any more: revoked, expired, or from elsewhere.
+// recheck ends the sessions of keys that may not log in any more (revoked, expired, or from elsewhere), and of those that
+// were changed: they log in again as what they are now.
 func (a *access) recheck() {
 	snap := a.st.Tenants()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for l := range a.logins {
-		if snap.Recheck(l.tenant, l.key, l.remote, time.Now()) != nil {
+		if l.still(snap) != nil {
 			close(l.revoked)
 			delete(a.logins, l)
 		}

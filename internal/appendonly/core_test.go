@@ -51,7 +51,8 @@ type bench struct {
 	// opened is what boot was when the vault was opened.
 	opened string
 	pol    appendonly.Policy
-	root   string // of the sessions
+	root   string       // of the sessions
+	log    *slog.Logger // nil: the test's
 }
 
 func newBench(t testing.TB, p appendonly.Policy) *bench {
@@ -73,12 +74,16 @@ func (b *bench) open() {
 	if segs == nil {
 		segs = b.mem
 	}
+	log := b.log
+	if log == nil {
+		log = slog.New(slog.NewTextHandler(testLog{b.t}, nil))
+	}
 	vol := b.vol
 	if vol == nil {
 		vol = b.mem
 	}
 	v, err := appendonly.Open(appendonly.Config{Volume: vol, Segments: segs, IndexPath: b.index, Policy: b.pol,
-		Now: b.clock.Now, Boot: b.boot, Log: slog.New(slog.NewTextHandler(testLog{b.t}, nil)), BarrierEvery: time.Hour})
+		Now: b.clock.Now, Boot: b.boot, Log: log, BarrierEvery: time.Hour})
 	if err != nil {
 		b.t.Fatal(err)
 	}

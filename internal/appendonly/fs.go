@@ -47,10 +47,11 @@ type Who struct {
 	Key         string // the key's id in the catalog; "operator" for the operator's own acts
 	Fingerprint string // SHA256:...
 	Role        Role
-	Root        string // the directory that is the session's "/", cleaned and relative; "": the tenant's root
-	Protocol    string // sftp, exec, ...
-	Remote      string // address:port
-	Session     string // the session's id in the logs
+	Daily       Ceiling // what the key may add in a day
+	Root        string  // the directory that is the session's "/", cleaned and relative; "": the tenant's root
+	Protocol    string  // sftp, exec, ...
+	Remote      string  // address:port
+	Session     string  // the session's id in the logs
 }
 
 // FS is one session's view of one tenant, or of one directory of it (root.go): the only way for a protocol to
@@ -416,6 +417,11 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 	case e.Kind != KindFile:
 		return pathError(OpCreate, s.path, ErrNotRegular)
 	}
+	if !s.locks {
+		if err := f.mayRecord(1); err != nil {
+			return err
+		}
+	}
 	if f.v.uploadCount >= maxUploads && !s.locks { // who is attacked can still lock (P7)
 		return &DeniedError{OpCreate, s.path, RuleSize, "there are too many unfinished uploads", "Finish some first"}
 	}
@@ -436,6 +442,7 @@ func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
 	}
 	u.noted, old.noted = old.noted, false
 	f.v.forgetUpload(old)
+	f.v.handOn(old, u)
 	u.id, u.under, u.stable = old.id, old.under, old.stable
 	return old
 }
@@ -447,6 +454,7 @@ func (v *Vault) giveBack(u, resumed *Upload) {
 		return
 	}
 	resumed.noted = u.noted
+	v.handOn(u, resumed)
 	v.addUpload(resumed)
 }
 
@@ -567,6 +575,9 @@ func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
 		return err
 	}
 	if _, err := f.decide(OpReplace, &s); err != nil {
+		return err
+	}
+	if err := f.mayRecord(journal.Charge(int64(len(data)))); err != nil {
 		return err
 	}
 	d := newDigest(-1)

@@ -96,7 +96,12 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 
 // makeAt is make, where it was found that it may be done. v.mu is held.
 func (f *FS) makeAt(op Op, s *spot, meta Meta, k Kind, apply func(*journal.Record) (func() error, error)) error {
-	if err := f.v.admit(1, false); err != nil {
+	if k != 0 {
+		if err := f.mayRecord(journal.Charge(0)); err != nil {
+			return err
+		}
+	}
+	if err := f.admit(1, false); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -155,7 +160,7 @@ func (f *FS) Link(old, path string) error {
 	if _, err := f.decide(OpCreate, &to); err != nil {
 		return err
 	}
-	if err := f.v.admit(1, false); err != nil {
+	if err := f.admit(1, false); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -225,7 +230,11 @@ func (f *FS) dropOwn(u *Upload) error {
 
 // end records that s stands for nothing any more and drops its name from the tree. v.mu is held.
 func (f *FS) end(s *spot, effect Effect) error {
-	if err := f.v.admit(0, true); err != nil {
+	admit := f.admit
+	if effect == Drop { // who may add nothing more today may still tidy up
+		admit = f.v.admit
+	}
+	if err := admit(0, true); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -389,7 +398,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 	} else if _, err := f.decide(OpCreate, dst); err != nil {
 		return err
 	}
-	if err := f.v.admit(0, true); err != nil {
+	if err := f.admit(0, true); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -467,7 +476,7 @@ func (f *FS) moveSealed(src, dst *spot, replace bool) error {
 	} else if _, err := f.decide(OpCreate, dst); err != nil {
 		return err
 	}
-	if err := f.v.admit(0, true); err != nil {
+	if err := f.admit(0, true); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -533,7 +542,7 @@ func (f *FS) moveDir(src, dst *spot) error {
 	if _, err := f.decide(OpMkdir, dst); err != nil {
 		return err
 	}
-	if err := f.v.admit(0, true); err != nil {
+	if err := f.admit(0, true); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {
@@ -606,7 +615,7 @@ func (v *Vault) setMeta(f *FS, s *spot, m Meta) error {
 	if old.Equal(merged) || s.loc == (journal.Loc{}) { // the tenant's root has none
 		return nil
 	}
-	if err := v.admit(0, true); err != nil {
+	if err := f.admit(0, true); err != nil {
 		return err
 	}
 	if err := f.introduce(); err != nil {

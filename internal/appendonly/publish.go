@@ -78,6 +78,9 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	if have, err := u.staged.Size(); err != nil || have != u.size {
 		return false, errors.Join(err, fmt.Errorf("publish upload: %d bytes are staged, %d were written", have, u.size))
 	}
+	if err := u.hold(u.size); err != nil {
+		return false, err
+	}
 	fresh := v.staysFresh(&s)
 	if !fresh {
 		u.staged.SetMeta(journal.KindFile, u.meta)
@@ -132,6 +135,9 @@ func (v *Vault) staysFresh(s *spot) bool {
 // place gives the content of r the name s, in the tree (unless it stays fresh), then in the journal.
 // Decide has allowed it; the kernel decides again whether the name is free. mu is held.
 func (v *Vault) place(f *FS, r *journal.Record, s *spot) error {
+	if err := f.mayRecord(0); err != nil {
+		return err
+	}
 	if err := f.introduce(); err != nil {
 		return err
 	}
@@ -259,6 +265,7 @@ func (v *Vault) retract(u *Upload) {
 // dropUpload is retract with mu held, for uploads that nobody writes to any more.
 func (v *Vault) dropUpload(u *Upload) {
 	v.forgetUpload(u)
+	v.letGo(u)
 	delete(v.unsynced, u.id)
 	if !u.locks {
 		v.discard(u.id)

@@ -532,6 +532,7 @@ func (v *Vault) loadNotes(nameless map[journal.ID]bool, sameBoot bool) (int, err
 			v.cfg.Log.Error("an interrupted upload can not be kept", "id", name, "error", err.Error())
 			continue
 		}
+		v.keepHeld(u)
 		delete(nameless, id)
 		v.uploads[u.loc] = append(v.uploads[u.loc], u)
 		v.uploadCount++

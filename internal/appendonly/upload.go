@@ -37,6 +37,7 @@ type Upload struct {
 	stable      int64       // bytes on stable storage, as far as known; guarded by v.mu
 	rewritten   bool        // bytes were written again: a note would not be true for long; changed under mu and v.mu
 	removed     bool        // its name was removed while it was open; guarded by v.mu
+	held        int64       // of its key's daily ceiling; guarded by v.todayMu
 
 	writes sync.WaitGroup // writes under way; added to under mu, while not closed
 
@@ -151,6 +152,10 @@ func (u *Upload) admitWrite(off int64, n int) error {
 		u.fail(denied(OpOverwrite, u.name, noChange))
 		return u.err
 	}
+	if err := u.hold(off + int64(n)); err != nil {
+		u.fail(err)
+		return err
+	}
 	return nil
 }
 
@@ -264,6 +269,10 @@ func (u *Upload) Truncate(size int64) error {
 			return u.err
 		}
 	}
+	if err := u.hold(size); err != nil {
+		u.fail(err)
+		return err
+	}
 	if size < written || size > u.visible || u.base == nil {
 		if err := u.staged.Truncate(size); err != nil {
 			u.fail(err)
@@ -303,6 +312,10 @@ func (u *Upload) CopyFrom(src *File, srcOff, dstOff, n int64) error {
 	if err := u.admitWrite(dstOff, 0); err != nil {
 		return err
 	}
+	if err := u.hold(dstOff + n); err != nil {
+		u.fail(err)
+		return err
+	}
 	u.digest.spoil()
 	if u.ranges.meets(dstOff, dstOff+n) {
 		if u.rewrite(); u.err != nil {
@@ -324,6 +337,11 @@ func (u *Upload) takeOver() error {
 		return nil
 	}
 	gaps := u.ranges.gaps(min(u.size, u.visible))
+	if len(gaps) > 0 {
+		if err := u.hold(u.size); err != nil {
+			return err
+		}
+	}
 	for _, g := range gaps {
 		u.digest.spoil()
 		u.guess = u.guess || u.f.who.Role == Push && u.under.Key != u.key
@@ -376,6 +394,7 @@ func (u *Upload) Close() error {
 		u.v.retract(u)
 		return err
 	}
+	u.v.letGo(u)
 	if u.v.Policy().SyncClose && !u.locks {
 		return u.v.stabilize(u.v.ctx)
 	}

@@ -85,6 +85,9 @@ type Vault struct {
 	ticks         int
 	untidy        bool // the live tree differs from the journal somewhere
 
+	todayMu sync.Mutex // guards today and Upload.held; taken last
+	today   today
+
 	head     atomic.Uint64 // newest record
 	covered  journal.Seq   // newest record when the last barrier record was written
 	segment  time.Time     // when the open segment got its first record; zero: none

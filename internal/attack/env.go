@@ -21,6 +21,9 @@ type Env struct {
 	Twin  Client // the owner's key, from elsewhere
 	// Neighbour is another tenant; nil leaves out what needs one.
 	Neighbour Client
+	// Jailed says that the thief's key has a root in which nothing of the owner's is: whatever it is answered, it has reached
+	// only what is its own. Then the answers do not count, and all victims must live as they were, in both modes.
+	Jailed bool
 	// Versioned says in which mode the tenant is; strict otherwise.
 	Versioned bool
 	// Limit is the tenant's hard quota in bytes; 0 when it has none: what needs one is left out.

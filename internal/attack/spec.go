@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,9 @@ func (s spec) build() Case {
 
 // run attacks and judges.
 func (s spec) run(a *act) error {
+	if a.env.Jailed && !a.own {
+		return s.fromInside(a)
+	}
 	err := s.do(a)
 	if errors.Is(err, errBroken) || errors.Is(err, ErrUnsupported) {
 		return err
@@ -133,6 +137,35 @@ func (s spec) run(a *act) error {
 	}
 	for _, v := range a.set.victims {
 		errs = append(errs, a.env.check(v, live, s.meta && !a.env.Versioned))
+	}
+	return errors.Join(errs...)
+}
+
+// fromInside attacks from inside a root in which nothing of the victims' is: the thief reads nothing of them, neither now nor in
+// the past, and whatever it is told when it does its worst, they stay as they were.
+func (s spec) fromInside(a *act) error {
+	var errs []error
+	reads := func(p string, v victim) {
+		if got, err := a.c.Read(p); err == nil && bytes.Equal(got, v.data) {
+			errs = append(errs, broken("%s was read from inside the root", p))
+		}
+	}
+	for _, v := range a.set.victims {
+		for _, view := range []string{"", "/.vault/at/0s", "/.vault/at/" + v.before, "/.vault/snapshots/latest"} {
+			reads(view+v.path, v)
+		}
+		versions := "/.vault/versions" + v.path
+		if list, err := a.c.List(versions); err == nil {
+			for _, i := range list {
+				reads(versions+"/"+i.Name, v)
+			}
+		}
+	}
+	if err := s.do(a); errors.Is(err, ErrLost) {
+		errs = append(errs, broken("the attack cost the session: %w", err))
+	}
+	for _, v := range a.set.victims {
+		errs = append(errs, a.env.check(v, stays, true))
 	}
 	return errors.Join(errs...)
 }

@@ -30,7 +30,8 @@ type Loc struct {
 type Index struct {
 	t     *table
 	dirs  *dirCache
-	state state  // owned by the caller of Apply
+	state state // owned by the caller of Apply
+	daily daily
 	todo  []pair // what the record in hand changes; owned by the caller of Apply
 
 	live, past, records, files, fresh atomic.Int64 // state.Totals, readable by anyone
@@ -53,6 +54,7 @@ const indexFormat = 1
 type storedState struct {
 	Format int
 	State  state
+	Daily  storedDaily
 }
 
 // The tables, by the first byte of a key; doc.go describes keys and values.
@@ -85,6 +87,7 @@ func OpenIndex(path string) (*Index, error) {
 			err = fmt.Errorf("index has format %d, want %d", s.Format, indexFormat)
 		}
 		x.state = s.State
+		x.daily.day, x.daily.keys = s.Daily.Day, s.Daily.Keys
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read index: %w", err), t.close())
@@ -130,7 +133,7 @@ func (x *Index) Pending() int { return x.t.pending() }
 // before Flush: the index never knows more than the journal does. It reports false when Flush has not
 // dealt with the previous Freeze.
 func (x *Index) Freeze() bool {
-	b, err := json.Marshal(storedState{indexFormat, x.state})
+	b, err := json.Marshal(storedState{indexFormat, x.state, x.daily.stored()})
 	if err != nil {
 		panic("internal error: encode index state: " + err.Error())
 	}
@@ -262,6 +265,7 @@ func (x *Index) Apply(r *Record, at, to Loc) error {
 	}
 	x.mark(r)
 	x.t.putAll(x.todo)
+	x.daily.count(r)
 	x.state.Head = Head{r.Seq, r.Chain}
 	x.publishTotals()
 	return nil

@@ -82,11 +82,14 @@ var causes = []struct {
 func describe(verb, path string, err error) (line string, known bool) {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
+	var ceiling *appendonly.CeilingError
 	switch {
 	case errors.As(err, &denied):
 		return "refused: " + denied.Error(), true
 	case errors.As(err, &exceeded):
 		return fmt.Sprintf("%s %s: %s", verb, appendonly.QuotePath(path), exceeded.Error()), true
+	case errors.As(err, &ceiling):
+		return fmt.Sprintf("%s %s: %s", verb, appendonly.QuotePath(path), ceiling.Error()), true
 	}
 	for _, c := range causes {
 		if errors.Is(err, c.cause) {

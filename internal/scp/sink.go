@@ -229,12 +229,15 @@ var causes = []struct {
 func (c *conn) describe(p string, err error) string {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
+	var ceiling *appendonly.CeilingError
 	switch {
 	case errors.As(err, &denied):
 		c.Log.Warn("refused", "error", err.Error())
 		return fmt.Sprintf("refused: %v", denied)
 	case errors.As(err, &exceeded):
 		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), exceeded)
+	case errors.As(err, &ceiling):
+		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), ceiling)
 	}
 	for _, k := range causes {
 		if errors.Is(err, k.cause) {

@@ -81,6 +81,7 @@ var rules = []struct {
 func (c *conn) status(err error) (code uint32, text string) {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
+	var ceiling *appendonly.CeilingError
 	switch {
 	case err == nil:
 		return codeOK, ""
@@ -92,6 +93,9 @@ func (c *conn) status(err error) (code uint32, text string) {
 	case errors.As(err, &exceeded): // not 3: that is permanent for restic and rclone, and a quota can be raised
 		c.sess.Refused(exceeded)
 		return codeFailure, exceeded.Error()
+	case errors.As(err, &ceiling):
+		c.sess.Refused(ceiling)
+		return codeFailure, ceiling.Error()
 	}
 	for _, r := range rules {
 		if !errors.Is(err, r.cause) {

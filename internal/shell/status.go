@@ -40,7 +40,10 @@ func (c *call) failed(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		text, code = "no such file or directory", exitNotFound
 	}
+	var ceiling *appendonly.CeilingError
 	switch {
+	case errors.As(err, &ceiling):
+		text = ceiling.Error()
 	case errors.Is(err, syscall.EDQUOT):
 		text = "the quota is used up"
 	case errors.Is(err, syscall.ENOSPC):

@@ -114,6 +114,7 @@ func (s *Server) verified(c *conn, user string, key gossh.PublicKey) (*gossh.Per
 		}
 		return nil, err
 	}
+	s.gate.verified(c.key, l.Tenant, 0)
 	if c.grace != nil {
 		c.grace.Stop()
 	}

@@ -194,9 +194,7 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 		if err := put(b, []byte(k.ID), k); err != nil {
 			return nil, err
 		}
-		detail := fmt.Sprintf("%s; role: %s; from: %v; expires: %v; path: %q; daily: %d bytes, %d records; comment: %q",
-			k.Fingerprint, k.Role, k.From, k.Expires, "/"+k.Path, k.Daily.Bytes, k.Daily.Records, k.Comment)
-		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: detail}); err != nil {
+		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: describeKey(k)}); err != nil {
 			return nil, err
 		}
 		keys = append(keys, k)
@@ -212,22 +210,19 @@ func (d *DB) newKey(t Tenant, n NewKey) (Key, error) {
 	if !n.Expires.IsZero() && !now.Before(n.Expires) {
 		return Key{}, fmt.Errorf("add key: expired at %s already: %w", n.Expires.UTC().Format("2006-01-02T15:04:05Z"), ErrInvalid)
 	}
-	if n.Path = strings.Trim(n.Path, "/"); n.Path != "" {
-		clean, err := cleanPrefix(n.Path)
-		if err != nil {
-			return Key{}, fmt.Errorf("add key: path %q: %w", n.Path, err)
-		}
-		n.Path = clean
+	root, err := cleanRoot(n.Path)
+	if err == nil {
+		err = n.Daily.check()
 	}
-	if n.Daily.Bytes < 0 || n.Daily.Records < 0 {
-		return Key{}, fmt.Errorf("add key: daily ceiling of %d bytes and %d records: negative: %w", n.Daily.Bytes, n.Daily.Records, ErrInvalid)
+	if err != nil {
+		return Key{}, fmt.Errorf("add key: %w", err)
 	}
 	comment := n.Public.Comment
 	if n.Comment != "" {
 		comment = cleanComment(n.Comment)
 	}
 	return Key{ID: KeyID(n.Public.Blob), Fingerprint: Fingerprint(n.Public.Blob), Tenant: t.ID, Role: n.Role,
-		From: n.From, Expires: n.Expires.UTC(), Path: n.Path, Daily: n.Daily, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
+		From: n.From, Expires: n.Expires.UTC(), Path: root, Daily: n.Daily, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
 }
 
 // conflict words why a key can not be added. It is for the operator, who may know of other tenants.
