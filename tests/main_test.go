@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"slices"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -76,7 +77,11 @@ func prepare() (dir string, err error) {
 		return "", err
 	}
 	bin := filepath.Join(dir, "vaultd")
-	out, err := exec.Command("go", "build", "-race", "-o", bin, "vaultd/cmd/vaultd").CombinedOutput()
+	build := []string{"build", "-race", "-o", bin, "vaultd/cmd/vaultd"}
+	if os.Getenv("E2E_PLAIN") != "" { // for numbers: see TestLoginFlood
+		build = slices.Delete(build, 1, 2)
+	}
+	out, err := exec.Command("go", build...).CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("build vaultd: %w\n%s", err, out)
 	}

@@ -30,7 +30,7 @@ type login struct {
 	tenant, name, key string
 	cert              *gossh.Certificate // nil: the key came by itself
 	remote            netip.Addr
-	until             time.Time // when the key or certificate expires; zero is never
+	given             tenant.Key // what the key was good for at the login
 	revoked           chan struct{}
 
 	sessions int         // guarded by access.mu
@@ -78,7 +78,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	if err != nil {
 		return sshd.Login{}, err
 	}
-	l := &login{tenant: t.ID, name: t.Name, key: k.ID, remote: remote, until: k.Expires, revoked: make(chan struct{})}
+	l := &login{tenant: t.ID, name: t.Name, key: k.ID, remote: remote, given: k, revoked: make(chan struct{})}
 	who := appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path, Daily: appendonly.Ceiling(k.Daily)}
 	if cert, ok := key.(*gossh.Certificate); ok {
 		l.cert, who.Cert = cert, tenant.CertWords(cert)
@@ -96,12 +96,18 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	}, nil
 }
 
-// still says whether a login would be let in now.
+// still says why the key of l, or its certificate, may not be here, or not as what it is here: what it is good for was changed.
 func (l *login) still(snap *tenant.Snapshot) error {
-	if l.cert == nil {
-		return snap.Recheck(l.tenant, l.key, l.remote, time.Now())
+	var k tenant.Key
+	var err error
+	if l.cert != nil {
+		_, k, err = snap.AuthenticateCert(l.name, l.cert, l.remote, time.Now())
+	} else if err = snap.Recheck(l.tenant, l.key, l.remote, time.Now()); err == nil {
+		k, _ = snap.Key(l.key)
 	}
-	_, _, err := snap.AuthenticateCert(l.name, l.cert, l.remote, time.Now())
+	if err == nil && (k.Role != l.given.Role || k.Path != l.given.Path || k.Daily != l.given.Daily) {
+		err = fmt.Errorf("key %s: %w: it was changed; log in again", k.ID, tenant.ErrConflict)
+	}
 	return err
 }
 
@@ -138,12 +144,13 @@ func (a *access) count(l *login, n int) {
 	case l.sessions == 0 && l.expiry != nil:
 		l.expiry.Stop()
 		l.expiry = nil
-	case l.sessions > 0 && l.expiry == nil && !l.until.IsZero():
-		l.expiry = time.AfterFunc(time.Until(l.until), a.recheck)
+	case l.sessions > 0 && l.expiry == nil && !l.given.Expires.IsZero():
+		l.expiry = time.AfterFunc(time.Until(l.given.Expires), a.recheck)
 	}
 }
 
-// recheck ends the sessions of keys that may not log in any more: revoked, expired, or from elsewhere.
+// recheck ends the sessions of keys that may not log in any more (revoked, expired, or from elsewhere), and of those that
+// were changed: they log in again as what they are now.
 func (a *access) recheck() {
 	snap := a.st.Tenants()
 	a.mu.Lock()

@@ -50,10 +50,20 @@ type SSHConfig struct {
 	// than that needs IdentitiesOnly on the client.
 	MaxAuthTries int `toml:"max_auth_tries"`
 	// PreAuthPerAddress and PreAuthTotal bound the connections that have not logged in, handshakes
-	// included; an IPv6 address counts as its /64. Excess is closed at once. Default 20 (rclone opens 16 at
-	// once) and 100.
+	// included; an IPv6 address counts as its /64. Excess is closed at once. Addresses where a key logged in within
+	// TrustAddresses have PreAuthTotal places of their own. Default 20 (rclone opens 16 at once) and 100.
 	PreAuthPerAddress int `toml:"pre_auth_per_address"`
 	PreAuthTotal      int `toml:"pre_auth_total"`
+	// PreAuthRate is how many connections a second are taken from all other addresses together, with a burst of
+	// PreAuthTotal: a flood costs no more key exchanges than that. Default 30.
+	PreAuthRate int `toml:"pre_auth_rate"`
+	// BanMax is how long an address is refused at most after failed logins, by OpenSSH's count: four within some seconds, then
+	// longer each time. Only an address is ever banned, no user name and no key, and never one where a key logged in
+	// within TrustAddresses: nobody's failures lock out those behind the same address. Default 10m; 0s: nobody is banned.
+	// "vaultd bans" shows them.
+	BanMax Duration `toml:"ban_max"`
+	// TrustAddresses is how long an address counts as one where a key logged in. Default 30d; 0s: not at all.
+	TrustAddresses Duration `toml:"trust_addresses"`
 	// ConnectionsPerTenant bounds a tenant's logged-in connections. Default 128.
 	ConnectionsPerTenant int `toml:"connections_per_tenant"`
 	// SessionsPerConnection and SessionsPerTenant bound open channels. Default 64 and 256.
@@ -166,6 +176,9 @@ func DefaultConfig() Config {
 			MaxAuthTries:          6,
 			PreAuthPerAddress:     20,
 			PreAuthTotal:          100,
+			PreAuthRate:           30,
+			BanMax:                Duration{10 * time.Minute},
+			TrustAddresses:        Duration{30 * 24 * time.Hour},
 			ConnectionsPerTenant:  128,
 			SessionsPerConnection: 64,
 			SessionsPerTenant:     256,

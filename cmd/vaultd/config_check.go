@@ -92,6 +92,7 @@ func (s *SSHConfig) check(bad checker) {
 	}
 	for key, n := range map[string]int{
 		"ssh.max_auth_tries": s.MaxAuthTries, "ssh.pre_auth_per_address": s.PreAuthPerAddress, "ssh.pre_auth_total": s.PreAuthTotal,
+		"ssh.pre_auth_rate":          s.PreAuthRate,
 		"ssh.connections_per_tenant": s.ConnectionsPerTenant, "ssh.sessions_per_connection": s.SessionsPerConnection,
 		"ssh.sessions_per_tenant": s.SessionsPerTenant, "ssh.keepalive_missed": s.KeepAliveMissed,
 	} {
@@ -103,6 +104,11 @@ func (s *SSHConfig) check(bad checker) {
 	for key, d := range map[string]Duration{"ssh.login_grace": s.LoginGrace, "ssh.keepalive": s.KeepAlive, "ssh.idle": s.Idle,
 		"ssh.session_idle": s.SessionIdle, "ssh.drain": s.Drain} {
 		positive(bad, key, d)
+	}
+	for key, d := range map[string]Duration{"ssh.ban_max": s.BanMax, "ssh.trust_addresses": s.TrustAddresses} {
+		if d.Duration < 0 {
+			bad(key, -1, "want a duration, or 0s")
+		}
 	}
 	known := ssh.SupportedAlgorithms()
 	for key, l := range map[string][2][]string{

@@ -24,6 +24,12 @@ max_auth_tries = 6
 # Connections before login, per address (IPv6: per /64) and in all.
 pre_auth_per_address = 20
 pre_auth_total = 100
+# Connections a second from addresses where nobody logged in lately. More are closed before they cost anything.
+pre_auth_rate = 30
+# How long an address is refused at most after failed logins (0s: never), and how long one where somebody logged in
+# is exempt from that, and from the two limits above.
+ban_max = "10m"
+trust_addresses = "30d"
 # Connections of a tenant; channels of a connection and of a tenant.
 connections_per_tenant = 128
 sessions_per_connection = 64

@@ -265,5 +265,9 @@ func judge(s statusReply) (int, string) {
 	case full > 0:
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
 	}
-	return 0, fmt.Sprintf("serving %d tenants on %v, %d sessions", len(s.Tenants), s.Server.Listen, s.Server.Sessions)
+	text := fmt.Sprintf("serving %d tenants on %v, %d sessions", len(s.Tenants), s.Server.Listen, s.Server.Sessions)
+	if n := s.Server.Failures["rate_limited"]; n > 0 || s.Server.Bans > 0 {
+		text += fmt.Sprintf("; %d addresses banned, %d connections refused (vaultd bans)", s.Server.Bans, n)
+	}
+	return 0, text
 }

@@ -358,13 +358,12 @@ func (a *app) nextSteps(t tenant.Tenant, snap *tenant.Snapshot, in incidentReply
 		next = append(next, a.self("snapshot", "hold", t.Name, in.Snapshot.Name, "--reason", "incident "+since))
 	}
 	next = append(next, a.self("lock", "extend", t.Name, tenant.Days(t.Retention.Lock+30*24*time.Hour)))
-	which := []string{t.Name, "--since", since}
-	if in.Key != "" {
-		which = []string{t.Name, "--key", in.Key, "--since", since}
-	}
-	undo := append([]string{"undo"}, which...)
-	if in.Key != "" && !in.movedOn() { // only additions: what was added goes
-		undo[0] = "retire"
+	undo := []string{"undo", t.Name, "--since", since}
+	if key := cmp.Or(in.Key, in.Keys[0]); len(in.Keys) == 1 {
+		undo = []string{"undo", t.Name, "--key", key, "--since", since}
+		if !in.movedOn() { // only additions: what was added goes
+			undo[0] = "retire"
+		}
 	}
 	next = append(next, a.self(append(undo, "--reason", "incident "+since, "--dry-run")...), a.self(append(undo, "--reason", "incident "+since)...))
 	next = append(next, a.self("restore", t.Name, "--at", in.At.Format(time.RFC3339), "--to", "DIR"), a.self("journal", "verify", t.Name), a.self("verify", t.Name))

@@ -57,7 +57,7 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 		HostKeys: keys,
 		Banner:   s.Banner,
 		Limits: sshd.Limits{LoginGrace: s.LoginGrace.Duration, MaxAuthTries: s.MaxAuthTries, PreAuthPerAddress: s.PreAuthPerAddress,
-			PreAuthTotal: s.PreAuthTotal, ConnsPerTenant: s.ConnectionsPerTenant, SessionsPerConn: s.SessionsPerConnection,
+			PreAuthTotal: s.PreAuthTotal, PreAuthRate: s.PreAuthRate, BanMax: orNone(s.BanMax), Trust: orNone(s.TrustAddresses), ConnsPerTenant: s.ConnectionsPerTenant, SessionsPerConn: s.SessionsPerConnection,
 			SessionsPerTenant: s.SessionsPerTenant, KeepAlive: s.KeepAlive.Duration, KeepAliveMissed: s.KeepAliveMissed,
 			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration},
 		Algorithms: sshd.Algorithms{KeyExchanges: s.KeyExchanges, Ciphers: s.Ciphers, MACs: s.MACs,
@@ -213,10 +213,11 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	if err != nil {
 		return &configError{err}
 	}
+	rememberAddresses(door, st, state)
 	var listeners []net.Listener
 	var addrs []string
 	for _, l := range conf.Listen {
-		n, err := net.Listen("tcp", l)
+		n, err := listenConfig.Listen(ctx, "tcp", l)
 		if err != nil {
 			for _, x := range listeners {
 				x.Close()
@@ -236,8 +237,9 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
-			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion()}
-		}}
+			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans())}
+		}, door: door}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	g, gctx := errgroup.WithContext(ctx)

@@ -13,6 +13,7 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/archive"
 	"vaultd/internal/journal"
+	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
@@ -25,6 +26,7 @@ type operations struct {
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
 	server func() serverStatus                   // nil without a server
 	reload func() error
+	door   *sshd.Server // nil without a server
 }
 
 func (o *operations) calls() map[string]admin.Call {
@@ -41,6 +43,9 @@ func (o *operations) calls() map[string]admin.Call {
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
+		"today":           admin.Handle(o.today),
+		"bans":            admin.Handle(o.bans),
+		"bans.clear":      admin.Handle(o.clearBans),
 		"retire":          admin.Handle(o.retire),
 		"explain":         admin.Handle(o.explain),
 		"undo":            admin.Handle(o.undo),
@@ -309,6 +314,10 @@ type serverStatus struct {
 	Sessions int64     `json:"sessions"`
 	Logins   int       `json:"connections"`
 	Version  string    `json:"version"`
+	Waiting  int       `json:"waiting"` // connections that have not logged in
+	Bans     int       `json:"bans"`    // addresses
+	// Failures are connections that ended without a login since the start, by reason.
+	Failures map[string]int64 `json:"failures"`
 }
 
 type statusReply struct {

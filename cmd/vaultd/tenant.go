@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -167,8 +168,13 @@ type keyFlags struct {
 }
 
 func (k *keyFlags) register(c *cobra.Command) {
+	c.Flags().StringArrayVar(&k.files, "key", nil, "a file with public keys, - for standard input (repeat for several)")
+	k.registerTerms(c)
+}
+
+// registerTerms registers what a key is good for.
+func (k *keyFlags) registerTerms(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVar(&k.files, "key", nil, "a file with public keys, - for standard input (repeat for several)")
 	f.StringVar(&k.role, "role", "full", "full, push (can not read content) or pull (can not write)")
 	f.StringArrayVar(&k.from, "from", nil, "a network that the key may come from (repeat for several; default: any)")
 	f.StringVar(&k.expires, "expires", "", "when the key stops working: a date or RFC 3339 time")
@@ -180,26 +186,32 @@ func (k *keyFlags) register(c *cobra.Command) {
 	f.StringVar(&k.comment, "comment", "", "what the key is (default: the comment in the file)")
 }
 
-func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
-	var role appendonly.Role
-	if err := role.UnmarshalText([]byte(k.role)); err != nil {
-		return nil, &usageError{err}
+// terms reads what a key is good for.
+func (k *keyFlags) terms() (role appendonly.Role, from []netip.Prefix, expires time.Time, daily tenant.Ceiling, err error) {
+	if err = role.UnmarshalText([]byte(k.role)); err != nil {
+		return role, nil, expires, daily, &usageError{err}
 	}
-	from, err := tenant.ParseFrom(k.from...)
-	if err != nil {
-		return nil, err
+	if from, err = tenant.ParseFrom(k.from...); err != nil {
+		return role, nil, expires, daily, err
 	}
-	var expires time.Time
 	if k.expires != "" {
 		if expires, err = time.Parse(time.RFC3339, k.expires); err != nil {
 			if expires, err = time.Parse(time.DateOnly, k.expires); err != nil {
-				return nil, &usageError{fmt.Errorf("--expires %q: want a date such as 2027-01-31, or an RFC 3339 time", k.expires)}
+				return role, nil, expires, daily, &usageError{fmt.Errorf("--expires %q: want a date such as 2027-01-31, or an RFC 3339 time", k.expires)}
 			}
 		}
 	}
-	daily := tenant.Ceiling{Records: k.dailyRecords}
+	daily.Records = k.dailyRecords
 	if daily.Bytes, err = parseSize(k.dailyBytes); err != nil {
-		return nil, &usageError{err}
+		err = &usageError{err}
+	}
+	return role, from, expires, daily, err
+}
+
+func (a *app) newKeys(k *keyFlags) ([]tenant.NewKey, error) {
+	role, from, expires, daily, err := k.terms()
+	if err != nil {
+		return nil, err
 	}
 	var out []tenant.NewKey
 	for _, file := range k.files {
@@ -271,8 +283,9 @@ func (a *app) tenantAdd() *cobra.Command {
 
 type keyReply struct {
 	tenant.Key
-	LastUsed   time.Time `json:"last_used,omitzero"`
-	LastRemote string    `json:"last_remote,omitempty"`
+	Today      *appendonly.Added `json:"today,omitempty"` // what it added since midnight; absent where that was not asked
+	LastUsed   time.Time         `json:"last_used,omitzero"`
+	LastRemote string            `json:"last_remote,omitempty"`
 }
 
 type tenantReply struct {
@@ -285,7 +298,7 @@ type tenantReply struct {
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
 	r := tenantReply{Tenant: t, Keys: []keyReply{}}
 	for _, k := range keys {
-		r.Keys = append(r.Keys, keyReply{k, used[k.ID].Time, used[k.ID].Remote})
+		r.Keys = append(r.Keys, keyReply{Key: k, LastUsed: used[k.ID].Time, LastRemote: used[k.ID].Remote})
 	}
 	return r
 }
@@ -332,6 +345,9 @@ func (a *app) tenantShow() *cobra.Command {
 		}
 		r := tenantJSON(t, snap.Keys(t.ID), used)
 		r.Usage, r.CAs = &usage, snap.CAs(t.ID)
+		if err := a.today(cmd.Context(), t.Name, r.Keys); err != nil {
+			return err
+		}
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -471,7 +487,7 @@ func (a *app) changed(cmd *cobra.Command, t tenant.Tenant, err error) error {
 
 func (a *app) keyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "key", Short: "Keys: who may log in, and what for"}
-	c.AddCommand(a.keyAdd(), a.keyList(), a.keyRevoke(), a.keyImport())
+	c.AddCommand(a.keyAdd(), a.keyList(), a.keySet(), a.keyRevoke(), a.keyImport())
 	return c
 }
 
@@ -514,6 +530,9 @@ func (a *app) keyList() *cobra.Command {
 			return err
 		}
 		r := tenantJSON(t, snap.AllKeys(t.ID), used).Keys
+		if err := a.today(cmd.Context(), t.Name, r); err != nil {
+			return err
+		}
 		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -523,9 +542,9 @@ func (a *app) keyList() *cobra.Command {
 func keyTable(w io.Writer, keys []keyReply) {
 	var rows [][]string
 	for _, k := range keys {
-		rows = append(rows, []string{k.ID, k.Role.String(), keyState(k.Key, time.Now()), keyFrom(k.Key), "/" + k.Path, ago(k.LastUsed), k.Comment, k.Fingerprint})
+		rows = append(rows, []string{k.ID, k.Role.String(), keyState(k.Key, time.Now()), keyFrom(k.Key), "/" + k.Path, daily(k), ago(k.LastUsed), k.Comment, k.Fingerprint})
 	}
-	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
+	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "TODAY", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
 }
 
 func (a *app) keyRevoke() *cobra.Command {

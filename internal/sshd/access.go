@@ -142,6 +142,7 @@ func (s *Server) verified(c *conn, m gossh.ConnMetadata, key gossh.PublicKey, of
 		}
 		return nil, err
 	}
+	s.gate.verified(c.key, l.Tenant, 0)
 	if c.grace != nil {
 		c.grace.Stop()
 	}

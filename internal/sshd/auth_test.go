@@ -278,7 +278,7 @@ func TestConfigIsChecked(t *testing.T) {
 
 // The login grace holds although gliderlabs resets deadlines with every byte.
 func TestLoginGrace(t *testing.T) {
-	s := start(t, nil, func(c *sshd.Config, _ *access) { c.Limits.LoginGrace = 300 * time.Millisecond })
+	s := start(t, nil, func(c *sshd.Config, _ *access) { c.Limits.LoginGrace, c.Limits.BanMax = 300*time.Millisecond, -1 })
 	for name, hello := range map[string]string{"silent": "", "after the version": "SSH-2.0-slow\r\n"} {
 		nc, err := net.Dial("tcp", s.addr)
 		if err != nil {

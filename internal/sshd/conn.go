@@ -20,7 +20,7 @@ import (
 var (
 	errLost     = errors.New("connection lost")
 	errDraining = errors.New("the server is shutting down")
-	errRevoked  = errors.New("this key was revoked")
+	errRevoked  = errors.New("this key was revoked or changed")
 	errIdle     = errors.New("idle for too long")
 	errDead     = errors.New("the client does not answer")
 )
@@ -37,6 +37,8 @@ type conn struct {
 	raw    syscall.RawConn // nil when there is no descriptor
 	remote netip.AddrPort
 	key    netip.Prefix
+	known  bool  // a key was proved from there before
+	born   int64 // Server.now of the accept
 
 	// ctx ends when the connection is lost or to end; its cause says which.
 	ctx    context.Context
@@ -67,6 +69,7 @@ type conn struct {
 	login    *Login // nil until a key is verified; then fixed
 	cut      *time.Timer
 	late     bool // the login grace is over
+	pushed   bool // it made room for another one
 	gone     bool // Close was called
 	sessions int
 	ending   error // no new sessions, and closed after the last one
@@ -94,15 +97,14 @@ func newConn(s *Server, nc net.Conn) *conn {
 	c := &conn{Conn: nc, srv: s}
 	c.rcond.L = &c.rmu
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
-		c.remote = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-	}
+	c.remote = remoteOf(nc)
 	c.key = addrKey(c.remote.Addr())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
 	c.poll = c.readOnce
-	c.lastRead.Store(s.now())
+	c.born = s.now()
+	c.lastRead.Store(c.born)
 	c.use()
 	return c
 }

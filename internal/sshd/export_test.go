@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/gliderlabs/ssh"
@@ -70,3 +71,35 @@ func (s *Server) WrapConn(nc net.Conn) net.Conn { return newConn(s, nc) }
 
 // BuffersHeld says whether a wrapped connection owns a read buffer now. Only while nobody reads.
 func BuffersHeld(nc net.Conn) bool { return nc.(*conn).buf != nil }
+
+// Gate is the gate with a clock of its own, for tests of what it remembers.
+type Gate struct {
+	g     *gate
+	clock int64
+}
+
+// NewGate makes a gate.
+func NewGate(l Limits) *Gate {
+	t := &Gate{clock: int64(time.Hour)}
+	t.g = newGate(l.withDefaults(), func() int64 { return t.clock })
+	return t
+}
+
+// Add lets time pass.
+func (t *Gate) Add(d time.Duration) { t.clock += int64(d) }
+
+// Admit, Failed, Verified, Bans and Clear are the gate's.
+func (t *Gate) Admit(a string) (known bool, err error) {
+	return t.g.admit(addrKey(netip.MustParseAddr(a)))
+}
+func (t *Gate) Failed(a string) time.Duration {
+	return t.g.failed(addrKey(netip.MustParseAddr(a)), costAuth)
+}
+func (t *Gate) Verified(a, tenant string) { t.g.verified(addrKey(netip.MustParseAddr(a)), tenant, 0) }
+func (t *Gate) Bans() []Ban               { return t.g.bans() }
+func (t *Gate) Clear(a string) int        { return t.g.clear(addrKey(netip.MustParseAddr(a))) }
+
+// Remembered is how many known addresses and offenders there are.
+func (t *Gate) Remembered() (known, offenders int) {
+	return len(t.g.known), len(t.g.faults4) + len(t.g.faults6)
+}

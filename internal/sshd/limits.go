@@ -16,9 +16,16 @@ type Limits struct {
 	// MaxAuthTries is how many failed attempts a connection may make. Default 6.
 	MaxAuthTries int
 	// PreAuthPerAddress and PreAuthTotal bound connections that have not logged in, handshakes
-	// included; an IPv6 address counts as its /64. Excess is closed before key exchange.
-	// Default 20 (rclone opens 16 at once) and 100.
+	// included; an IPv6 address counts as its /64. Excess is closed before key exchange, unless one that was
+	// accepted 2 s before can be closed for it. PreAuthTotal is for the addresses where a key was proved within Trust and for all
+	// others apart. Default 20 (rclone opens 16 at once) and 100.
 	PreAuthPerAddress, PreAuthTotal int
+	// PreAuthRate is how many connections a second are taken from the others, with a burst of PreAuthTotal. Default 30.
+	PreAuthRate int
+	// BanMax is how long an address is refused at most after failed logins: see gate. Default 10 min.
+	BanMax time.Duration
+	// Trust is how long an address counts as one where a key was proved. Default 30 days.
+	Trust time.Duration
 	// ConnsPerTenant bounds connections that are logged in. Default 128.
 	ConnsPerTenant int
 	// SessionsPerConn and SessionsPerTenant bound open channels. Default 64 and 256.
@@ -40,6 +47,9 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.MaxAuthTries, 6)
 	fill(&l.PreAuthPerAddress, 20)
 	fill(&l.PreAuthTotal, 100)
+	fill(&l.PreAuthRate, 30)
+	fill(&l.BanMax, 10*time.Minute)
+	fill(&l.Trust, 30*24*time.Hour)
 	fill(&l.ConnsPerTenant, 128)
 	fill(&l.SessionsPerConn, 64)
 	fill(&l.SessionsPerTenant, 256)
@@ -77,28 +87,78 @@ func addrKey(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// admit counts a new connection in, or says why not. The login grace begins here.
+// admit counts a new connection in, or says why not. The login grace begins here. Most of what it is asked in a
+// flood it refuses: until it is sure it makes nothing.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
-	c := newConn(s, nc)
+	key := addrKey(remoteOf(nc).Addr())
+	known, err := s.gate.admit(key)
+	if err != nil {
+		return nil, err
+	}
+	c, pushed, err := s.place(nc, key, known)
+	if pushed != nil {
+		pushed.Close()
+	}
+	return c, err
+}
+
+// pushAfter is how long a connection may take to log in when others wait for its place.
+const pushAfter = 2 * time.Second
+
+// place finds a place for a connection, where need be that of one which is to be closed for it.
+func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *conn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	full, from := error(nil), netip.Prefix{}
 	switch {
 	case s.draining:
-		return nil, errDraining
-	case over(s.pre+1, s.cfg.Limits.PreAuthTotal):
-		return nil, errTotal
-	case over(s.preAddr[c.key]+1, s.cfg.Limits.PreAuthPerAddress):
-		return nil, errAddress
+		return nil, nil, errDraining
+	case over(s.preAddr[key]+1, s.cfg.Limits.PreAuthPerAddress):
+		full, from = errAddress, key
+	case over(s.pre[index(known)]+1, s.cfg.Limits.PreAuthTotal):
+		full = errTotal
 	}
-	s.pre++
-	s.preAddr[c.key]++
+	if full != nil {
+		if pushed = s.longest(known, from); pushed == nil {
+			return nil, nil, full
+		}
+		pushed.pushed = true
+	}
+	c = newConn(s, nc)
+	c.known = known
+	s.pre[index(known)]++
+	s.preAddr[key]++
+	s.waiting[c] = struct{}{}
 	s.active++
 	s.conns[c] = struct{}{}
 	if d := s.cfg.Limits.LoginGrace; d >= 0 {
 		// A timer and not a deadline: gliderlabs resets deadlines at every read and write.
 		c.grace = time.AfterFunc(d, func() { s.graceOver(c) })
 	}
-	return c, nil
+	return c, pushed, nil
+}
+
+// index is where places of known addresses, and of others, are counted.
+func index(known bool) int {
+	if known {
+		return 1
+	}
+	return 0
+}
+
+// longest finds the connection that has been waiting for its login for longest and long enough, of those with places of the same sort, from
+// one address if from is valid; nil if there is none. s.mu is held.
+func (s *Server) longest(known bool, from netip.Prefix) *conn {
+	var found *conn
+	for c := range s.waiting {
+		if c.known == known && !c.pushed && (!from.IsValid() || c.key == from) && (found == nil || c.born < found.born) {
+			found = c
+		}
+	}
+	if found == nil || s.now()-found.born < int64(pushAfter) {
+		return nil
+	}
+	return found
 }
 
 // graceOver closes a connection that has not logged in in time.
@@ -135,7 +195,8 @@ func (s *Server) enter(c *conn, l *Login) error {
 
 // leavePre uncounts a connection that waited for its login. s.mu is held.
 func (s *Server) leavePre(c *conn) {
-	s.pre--
+	s.pre[index(c.known)]--
+	delete(s.waiting, c)
 	if s.preAddr[c.key]--; s.preAddr[c.key] == 0 {
 		delete(s.preAddr, c.key)
 	}

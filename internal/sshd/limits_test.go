@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 func hello(t testing.TB, addr string) (net.Conn, bool) {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
+	if errors.Is(err, syscall.ECONNRESET) { // refused before connect(2) had returned
+		return nopConn{}, false
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,6 +37,11 @@ func hello(t testing.TB, addr string) (net.Conn, bool) {
 	}
 	return nc, err == nil && string(b) == "SSH-2.0-"
 }
+
+// nopConn is a connection that was refused.
+type nopConn struct{ net.Conn }
+
+func (nopConn) Close() error { return nil }
 
 func TestPreAuthLimits(t *testing.T) {
 	for name, set := range map[string]func(*sshd.Limits){

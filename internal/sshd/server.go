@@ -48,6 +48,7 @@ type Server struct {
 	start time.Time // zero of the monotonic nanoseconds in conn
 	fails lineLimit
 	stats counters
+	gate  *gate
 
 	ids atomic.Uint64 // last session id
 
@@ -59,7 +60,8 @@ type Server struct {
 	served   bool
 	draining bool
 	conns    map[*conn]struct{} // until Close
-	pre      int                // connections not logged in
+	waiting  map[*conn]struct{} // those that have not logged in
+	pre      [2]int             // how many of them are of strangers, and of known addresses
 	preAddr  map[netip.Prefix]int
 	tenants  map[string]*usage
 	active   int           // goroutines that handle a connection or a channel
@@ -91,9 +93,10 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, start: time.Now(),
-		conns: map[*conn]struct{}{}, preAddr: map[netip.Prefix]int{}, tenants: map[string]*usage{},
+		conns: map[*conn]struct{}{}, waiting: map[*conn]struct{}{}, preAddr: map[netip.Prefix]int{}, tenants: map[string]*usage{},
 		quiet: make(chan struct{}),
 	}
+	s.gate = newGate(cfg.Limits, s.now)
 	s.fails.init(time.Now, 20, 3*time.Second)
 	s.hard, s.hardStop = context.WithCancelCause(context.Background())
 	var b [8]byte
@@ -188,9 +191,11 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 		delay = 0
 		c, err := s.admit(nc)
 		if err != nil {
-			nc.Close()
+			refuse(nc)
 			s.stats.fails[failLimited].Add(1)
-			s.logFailure("login refused", slog.String("remote", nc.RemoteAddr().String()), slog.String("reason", err.Error()))
+			s.logFailure("login refused", func() []slog.Attr {
+				return []slog.Attr{slog.String("remote", nc.RemoteAddr().String()), slog.String("reason", err.Error())}
+			})
 			continue
 		}
 		go s.handle(c)

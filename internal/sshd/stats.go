@@ -50,8 +50,8 @@ func (s *Server) Stats() Stats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.PreAuth = s.pre
-	st.Connections = len(s.conns) - s.pre
+	st.PreAuth = s.pre[0] + s.pre[1]
+	st.Connections = len(s.conns) - st.PreAuth
 	return st
 }
 
@@ -66,22 +66,29 @@ func (s *Server) handshakeFailed(nc net.Conn, err error) {
 // report counts and logs a connection that ended without a login.
 func (s *Server) report(c *conn) {
 	s.mu.Lock()
-	in, late := c.login != nil, c.late
+	in, late, pushed := c.login != nil, c.late, c.pushed
 	s.mu.Unlock()
 	if in {
 		return
 	}
 	reason := failProtocol
 	var auth *gossh.ServerAuthError
+	cost := costProtocol
 	switch {
+	case pushed:
+		reason, cost = failLimited, 0
 	case late:
-		reason = failGrace
+		reason, cost = failGrace, costGrace
 	case c.refused != nil:
-		reason = failRefused
+		reason, cost = failRefused, costAuth
 	case c.tries > 0 || errors.As(c.failure, &auth):
-		reason = failKey
+		reason, cost = failKey, costAuth
 	}
 	s.stats.fails[reason].Add(1)
+	if errors.Is(context.Cause(c.ctx), errDraining) {
+		cost = 0
+	}
+	banned := s.gate.failed(c.key, cost)
 	attrs := []slog.Attr{slog.String("remote", c.remote.String()), slog.String("reason", failNames[reason])}
 	if c.meta != nil {
 		attrs = append(attrs, slog.String("user", oneLine(clip(c.meta.User(), 64))), slog.Int("tries", c.tries))
@@ -95,7 +102,10 @@ func (s *Server) report(c *conn) {
 	if err := errors.Join(c.refused, c.failure); err != nil {
 		attrs = append(attrs, slog.String("error", oneLine(err.Error())))
 	}
-	s.logFailure("login failed", attrs...)
+	if banned > 0 {
+		attrs = append(attrs, slog.Duration("banned_for", banned))
+	}
+	s.logFailure("login failed", func() []slog.Attr { return attrs })
 }
 
 // clip cuts s to at most n bytes.
@@ -106,16 +116,17 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
-// logFailure logs at INFO, bounded in rate: strangers decide how often it is called.
-func (s *Server) logFailure(msg string, attrs ...slog.Attr) {
+// logFailure logs at INFO, bounded in rate: strangers decide how often it is called. attrs is called for what is logged.
+func (s *Server) logFailure(msg string, attrs func() []slog.Attr) {
 	ok, dropped := s.fails.allow()
 	if !ok {
 		return
 	}
+	list := attrs()
 	if dropped > 0 {
-		attrs = append(attrs, slog.Int("lines_dropped_before", dropped))
+		list = append(list, slog.Int("lines_dropped_before", dropped))
 	}
-	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, attrs...)
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, msg, list...)
 }
 
 // lineLimit is a token bucket that counts what it refused.

@@ -222,22 +222,19 @@ func (d *DB) newKey(t Tenant, n NewKey) (Key, error) {
 	if !n.Expires.IsZero() && !now.Before(n.Expires) {
 		return Key{}, fmt.Errorf("add key: expired at %s already: %w", n.Expires.UTC().Format("2006-01-02T15:04:05Z"), ErrInvalid)
 	}
-	if n.Path = strings.Trim(n.Path, "/"); n.Path != "" {
-		clean, err := cleanPrefix(n.Path)
-		if err != nil {
-			return Key{}, fmt.Errorf("add key: path %q: %w", n.Path, err)
-		}
-		n.Path = clean
+	root, err := cleanRoot(n.Path)
+	if err == nil {
+		err = n.Daily.check()
 	}
-	if n.Daily.Bytes < 0 || n.Daily.Records < 0 {
-		return Key{}, fmt.Errorf("add key: daily ceiling of %d bytes and %d records: negative: %w", n.Daily.Bytes, n.Daily.Records, ErrInvalid)
+	if err != nil {
+		return Key{}, fmt.Errorf("add key: %w", err)
 	}
 	comment := n.Public.Comment
 	if n.Comment != "" {
 		comment = cleanComment(n.Comment)
 	}
 	return Key{ID: KeyID(n.Public.Blob), Fingerprint: Fingerprint(n.Public.Blob), Tenant: t.ID, Role: n.Role,
-		From: n.From, Expires: n.Expires.UTC(), Path: n.Path, Daily: n.Daily, NoTouch: n.NoTouch, Verify: n.Verify, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
+		From: n.From, Expires: n.Expires.UTC(), Path: root, Daily: n.Daily, NoTouch: n.NoTouch, Verify: n.Verify, Comment: comment, Added: now, PublicKey: n.Public.Blob}, nil
 }
 
 // conflict words why a key can not be added. It is for the operator, who may know of other tenants.
