@@ -48,10 +48,10 @@ func main() {
 // names are all works that --only takes, in the order in which they run.
 var names = []string{"put-1g", "mem", "get-1g", "put-5000", "rclone-5000", "rclone-nohash", "restic", "connect", "idle-200",
 	"rsync-push-1g", "rsync-push-20k", "rsync-again-100k", "rsync-delta", "rsync-pull-1g", "rsync-pull-20k",
-	"list-100k", "journal", "rebuild", "snapshot-1m", "mem-1m", "rsync-1m"}
+	"list-100k", "journal", "rebuild", "verify", "snapshot-1m", "mem-1m", "rsync-1m", "expire-1m"}
 
 // largeNames need --large, or to be asked for by name.
-var largeNames = []string{"snapshot-1m", "mem-1m", "rsync-1m"}
+var largeNames = []string{"snapshot-1m", "mem-1m", "rsync-1m", "expire-1m"}
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	b := &bench{}
@@ -215,11 +215,17 @@ func (b *bench) all(ctx context.Context) {
 	if b.selected("list-100k") || (b.selected("journal") || b.selected("rebuild")) && !b.selfTest {
 		b.try(ctx, "list-100k, journal, rebuild", func() error { return b.hundredK(ctx) })
 	}
+	if b.selected("verify") && !b.selfTest {
+		b.try(ctx, "verify", func() error { return b.verify(ctx) })
+	}
 	if (b.selected("snapshot-1m") || b.selected("mem-1m")) && !b.selfTest {
 		b.try(ctx, "snapshot-1m, mem-1m", func() error { return b.large(ctx) })
 	}
 	if b.selected("rsync-1m") && !b.selfTest {
 		b.try(ctx, "rsync-1m", func() error { return b.rsyncMillion(ctx) })
+	}
+	if b.selected("expire-1m") && !b.selfTest {
+		b.try(ctx, "expire-1m", func() error { return b.retention(ctx) })
 	}
 }
 

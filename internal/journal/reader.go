@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // Reader reads a journal that is not open, or the closed part of one that is.
@@ -90,6 +91,7 @@ func (r *Reader) segment(name string, head Head, known bool, from Head, f func(*
 	}
 	defer rc.Close()
 	sc := newScanner(rc, head, known)
+	defer sc.release()
 	next, stop := sc.ahead()
 	defer stop()
 	for {
@@ -131,8 +133,19 @@ type scanner struct {
 	offset int64 // bytes of whole, proven lines
 }
 
+// buffers are what lines are read into: a journal has a segment for each push, most of them small.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 1<<20) }}
+
 func newScanner(r io.Reader, head Head, known bool) *scanner {
-	return &scanner{r: bufio.NewReaderSize(r, 1<<20), head: head, known: known}
+	b := buffers.Get().(*bufio.Reader)
+	b.Reset(r)
+	return &scanner{r: b, head: head, known: known}
+}
+
+// release gives the buffer back; the scanner and the lines it returned are not used again.
+func (s *scanner) release() {
+	s.r.Reset(nil)
+	buffers.Put(s.r)
 }
 
 // errForeign is a segment that is whole by its own word: the one before it is missing, or it is of another journal.

@@ -205,10 +205,12 @@ func (x *Expire) openChain() error {
 }
 
 // note appends to the own chain and makes it stable.
-func (x *Expire) note(r *journal.Record) error {
+func (x *Expire) note(records ...*journal.Record) error {
 	x.cfg.Step("chain")
-	if _, err := x.chain.Append(r); err != nil {
-		return fmt.Errorf("write own chain: %w", err)
+	for _, r := range records {
+		if _, err := x.chain.Append(r); err != nil {
+			return fmt.Errorf("write own chain: %w", err)
+		}
 	}
 	if err := x.chain.Sync(); err != nil {
 		return fmt.Errorf("write own chain: %w", err)
@@ -317,14 +319,14 @@ func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 			return fmt.Errorf("retire names: %w", err)
 		}
 	}
-	for _, r := range p.records() {
+	for records := range slices.Chunk(p.records(), group) {
 		if err := x.still(ctx); err != nil {
 			return err
 		}
-		if err := x.note(r); err != nil {
+		if err := x.note(records...); err != nil {
 			return err
 		}
-		if err := x.end(ctx, r, p, rep); err != nil {
+		if err := x.end(ctx, records, p, rep); err != nil {
 			return err
 		}
 	}
@@ -426,13 +428,39 @@ type Report struct {
 	Plan     *Plan `json:"-"`         // what was to be done
 }
 
-// end carries out a record of the own chain: contents, then stable, then done, then the state.
-func (x *Expire) end(ctx context.Context, r *journal.Record, p *Plan, rep *Report) error {
-	done := make([]journal.Freed, 0, len(r.Freed))
-	for i, f := range r.Freed {
-		if i%256 == 0 && ctx.Err() != nil {
-			return ctx.Err()
+// end carries out records of the own chain: contents, then stable, then the state, then done. Where the policy changes on the
+// way it stops before the next record; that one is the next run's to look at.
+func (x *Expire) end(ctx context.Context, records []*journal.Record, p *Plan, rep *Report) error {
+	var done []journal.Freed
+	var covers journal.Seq
+	var stop error
+	for i, r := range records {
+		if i > 0 {
+			if stop = x.still(ctx); stop != nil {
+				break
+			}
 		}
+		done = append(done, x.free(r.Freed, p, rep)...)
+		for _, at := range r.Dropped {
+			x.drop(at, rep)
+		}
+		covers = r.Seq
+	}
+	x.cfg.Step("sync")
+	if err := x.cfg.Contents.Sync(); err != nil {
+		return errors.Join(stop, err)
+	}
+	x.cfg.Step("state")
+	if err := x.save(done); err != nil {
+		return errors.Join(stop, err)
+	}
+	return errors.Join(stop, x.note(&journal.Record{Op: journal.OpBarrier, Covers: covers}))
+}
+
+// free ends contents and returns those that are gone now.
+func (x *Expire) free(list []journal.Freed, p *Plan, rep *Report) []journal.Freed {
+	done := make([]journal.Freed, 0, len(list))
+	for _, f := range list {
 		x.cfg.Step("free")
 		size := f.Size
 		if p.void[f.ID] { // a crash cut it before it was acknowledged: what there is of it may be any size
@@ -450,23 +478,17 @@ func (x *Expire) end(ctx context.Context, r *journal.Record, p *Plan, rep *Repor
 		}
 		done = append(done, f)
 	}
-	x.cfg.Step("sync")
-	if err := x.cfg.Contents.Sync(); err != nil {
-		return err
-	}
-	for _, at := range r.Dropped {
-		for i := range x.state.snaps {
-			if x.state.snaps[i].At == at && !x.state.snaps[i].Dropped {
-				x.state.snaps[i].Dropped = true
-				rep.Dropped++
-			}
+	return done
+}
+
+// drop ends a snapshot's name.
+func (x *Expire) drop(at journal.Seq, rep *Report) {
+	for i := range x.state.snaps {
+		if x.state.snaps[i].At == at && !x.state.snaps[i].Dropped {
+			x.state.snaps[i].Dropped = true
+			rep.Dropped++
 		}
 	}
-	x.cfg.Step("state")
-	if err := x.save(done); err != nil {
-		return err
-	}
-	return x.note(&journal.Record{Op: journal.OpBarrier, Covers: r.Seq})
 }
 
 // tell has the server journal what the chain says since it was last told, and closes the chain's segment. Of what the chain

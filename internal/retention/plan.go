@@ -79,8 +79,12 @@ type Retire struct {
 	Bytes int64  `json:"bytes"`
 }
 
-// batch is how many contents one record of the chain lets go of: what a kill can leave to be done again.
-const batch = 1000
+// batch is how many contents one record of the chain lets go of: a record is a line, and a line is bounded. group is how many
+// records are made stable, carried out and made stable together: syncs are what pushes on the same disk wait for.
+const (
+	batch = 3000
+	group = 5
+)
 
 // records words a plan for the chain.
 func (p *Plan) records() []*journal.Record {
