@@ -73,7 +73,7 @@ type footprint struct {
 	records int64 // lines in the journal
 }
 
-// measureJournal adds up <data>/tenants/*/{journal/*,index.db,staging/journal-open}.
+// measureJournal adds up <data>/tenants/*/{journal/*,derived/index.db,staging/journal-open}.
 func measureJournal(data string) (footprint, error) {
 	var sum footprint
 	tenants, err := filepath.Glob(filepath.Join(data, "tenants", "*"))
@@ -81,7 +81,7 @@ func measureJournal(data string) (footprint, error) {
 		return sum, err
 	}
 	for _, t := range tenants {
-		for _, part := range []string{"journal", "index.db", "staging/journal-open"} {
+		for _, part := range []string{"journal", "derived/index.db", "staging/journal-open"} {
 			err := filepath.WalkDir(filepath.Join(t, part), func(p string, d fs.DirEntry, err error) error {
 				if os.IsNotExist(err) {
 					return nil // no open segment, or it was closed while we looked
@@ -89,7 +89,7 @@ func measureJournal(data string) (footprint, error) {
 				if err != nil || d.IsDir() {
 					return err
 				}
-				return sum.add(p, part != "index.db")
+				return sum.add(p, part != "derived/index.db")
 			})
 			if err != nil {
 				return sum, fmt.Errorf("measure journal: %w", err)
@@ -119,7 +119,7 @@ func (f *footprint) add(path string, lines bool) error {
 
 // indexes returns when every tenant's index was last changed.
 func indexes(data string) (map[string]time.Time, error) {
-	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "index.db"))
+	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "derived", "index.db"))
 	if err != nil || len(files) == 0 {
 		return nil, errors.Join(err, fmt.Errorf("no index under %s", data))
 	}

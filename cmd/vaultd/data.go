@@ -221,6 +221,9 @@ func (a *app) statusCommand() *cobra.Command {
 		code, verdict := judge(out)
 		err := a.print("vaultd.status/v1", out, func(w io.Writer) {
 			fmt.Fprintln(w, verdict)
+			if out.Server != nil && !out.Server.Confinement.Physical {
+				fmt.Fprintf(w, "warning: %s\n", out.Server.Confinement.Summary())
+			}
 			var rows [][]string
 			for _, u := range out.Tenants {
 				state := "ok"

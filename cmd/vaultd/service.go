@@ -12,6 +12,7 @@ import (
 	"vaultd/internal/admin"
 	"vaultd/internal/appendonly"
 	"vaultd/internal/archive"
+	"vaultd/internal/confine"
 	"vaultd/internal/journal"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -305,6 +306,9 @@ type serverStatus struct {
 	Sessions int64     `json:"sessions"`
 	Logins   int       `json:"connections"`
 	Version  string    `json:"version"`
+
+	Confinement confine.Report `json:"confinement"`
+	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again
 }
 
 type statusReply struct {
@@ -403,7 +407,7 @@ func (a *app) local(f func(*operations) error) error {
 
 // readUses reads what the last server learned of keys.
 func readUses(dir string) (map[string]tenant.Use, error) {
-	s, err := tenant.OpenState(dir, tenant.StateOptions{})
+	s, err := tenant.OpenState(store.ServerDir(dir), tenant.StateOptions{})
 	if err != nil {
 		return nil, err
 	}

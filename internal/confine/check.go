@@ -133,7 +133,9 @@ func (l Layout) needed() []attempt {
 			}
 			return errors.Join(err, os.Remove(at("files/new")), os.Remove(at("staging/new")))
 		}},
-		{"giving a sealed content a name", func() error { return errors.Join(os.Link(at(probeContent), at("files/again")), os.Remove(at("files/again"))) }},
+		{"giving a sealed content a name", func() error {
+			return errors.Join(os.Link(at(probeContent), at("files/again")), os.Remove(at("files/again")))
+		}},
 		{"reading a sealed content", func() error { _, err := os.ReadFile(at(probeContent)); return err }},
 		{"reading the catalog", func() error { _, err := os.ReadFile(filepath.Join(l.Store, catalog)); return err }},
 	}
