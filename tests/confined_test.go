@@ -99,6 +99,14 @@ func (v *vault) children(t testing.TB) (server, expire int) {
 	return server, expire
 }
 
+// killServer kills the server and not its supervisor, and returns when it is dead.
+func (v *vault) killServer(t testing.TB) {
+	t.Helper()
+	server, _ := v.children(t)
+	must(t, syscall.Kill(server, syscall.SIGKILL))
+	gone(t, server)
+}
+
 // digests are the names, kinds and contents of everything below the directories.
 func digests(t *testing.T, dirs ...string) map[string]string {
 	t.Helper()
@@ -361,7 +369,7 @@ func TestServerIsConfined(t *testing.T) {
 }
 
 // gone waits until a process has ended.
-func gone(t *testing.T, pid int) {
+func gone(t testing.TB, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

@@ -58,7 +58,9 @@ func (s *Store) VerifyState(id string) Verification {
 	return v
 }
 
-func (s *Store) verifyPath(id string) string { return filepath.Join(ServerDir(s.Dir), "verify", id+".json") }
+func (s *Store) verifyPath(id string) string {
+	return filepath.Join(ServerDir(s.Dir), "verify", id+".json")
+}
 
 func (s *Store) saveVerify(id string, v Verification) error {
 	b, err := json.Marshal(v)
