@@ -15,7 +15,10 @@ import (
 )
 
 // vaultd drives the program under test by its command line.
-type vaultd struct{ bin string }
+type vaultd struct {
+	bin     string
+	confine string // the configuration's key; "": its default
+}
 
 func (v vaultd) user(i int) string { return fmt.Sprintf("bench%d", i) }
 
@@ -30,6 +33,11 @@ const versionedAccount = 1
 func (v vaultd) prepare(ctx context.Context, _, data, addr string, keys []key) ([]string, error) {
 	if _, err := v.run(ctx, "init", "--dir", data); err != nil {
 		return nil, err
+	}
+	if v.confine != "" {
+		if err := os.WriteFile(filepath.Join(data, "vaultd.toml"), fmt.Appendf(nil, "confine = %q\n", v.confine), 0o600); err != nil {
+			return nil, err
+		}
 	}
 	for i, k := range keys {
 		mode := "strict"
