@@ -20,14 +20,23 @@ const (
 	probeName    = "files/name"
 )
 
-// MakeProbe puts into the probe what Check tries to destroy. It is called before the server is confined.
+// MakeProbe puts into the probe what Check tries to destroy. It is called before the server is confined, by who is not; an earlier server may have
+// left anything where it can make names, so what is there is taken away first, and no symlink is followed.
 func (l Layout) MakeProbe() error {
 	at := func(name string) string { return filepath.Join(l.Store, SpareDir, ProbeDir, name) }
 	if err := os.MkdirAll(at("store/00"), 0o750); err != nil {
 		return err
 	}
 	for _, name := range []string{probeContent, probeSegment, probeName} {
-		if err := os.WriteFile(at(name), []byte("probe\n"), 0o640); err != nil {
+		if err := os.RemoveAll(at(name)); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(at(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o640)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString("probe\n")
+		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package confine_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -154,6 +155,39 @@ func TestEnterWithoutLandlock(t *testing.T) {
 	}
 }
 
+// What an earlier server left in the probe is not followed by who makes it again.
+func TestProbeFollowsNothing(t *testing.T) {
+	store := t.TempDir()
+	probe := filepath.Join(store, "spare", "probe")
+	for _, dir := range []string{"journal", "files"} {
+		if err := os.MkdirAll(filepath.Join(probe, dir), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	catalog := filepath.Join(store, "vaultd.db")
+	if err := os.WriteFile(catalog, []byte("tenants"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := confine.Layout{Store: store}
+	for _, plant := range []func(name string) error{
+		func(name string) error { return os.Symlink(catalog, name) },
+		func(name string) error { return os.Link(catalog, name) },
+		func(name string) error { return os.MkdirAll(filepath.Join(name, "x"), 0o700) },
+		func(name string) error { return unix.Mkfifo(name, 0o600) },
+	} {
+		name := filepath.Join(probe, "files", "name")
+		if err := errors.Join(os.RemoveAll(name), plant(name), l.MakeProbe()); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(catalog); err != nil || string(b) != "tenants" {
+			t.Fatalf("the catalog is %q, %v", b, err)
+		}
+		if b, err := os.ReadFile(name); err != nil || string(b) != "probe\n" {
+			t.Errorf("the probe is %q, %v", b, err)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
 	for _, c := range []struct {
 		abi      int
@@ -208,6 +242,11 @@ func TestFilter(t *testing.T) {
 		{"typing, with a high half", confine.AuditArch, unix.SYS_IOCTL, []uint64{0, 1<<32 | unix.TIOCSTI}, confine.Refuse},
 		{"descriptor flags", confine.AuditArch, unix.SYS_FCNTL, []uint64{3, unix.F_SETFD, 1}, confine.Allow},
 		{"signals by a descriptor", confine.AuditArch, unix.SYS_FCNTL, []uint64{3, unix.F_SETOWN, other}, confine.Refuse},
+		{"a mode", confine.AuditArch, unix.SYS_FCHMOD, []uint64{3, 0o640}, confine.Allow},
+		{"set-id", confine.AuditArch, unix.SYS_FCHMOD, []uint64{3, 0o4755}, confine.Refuse},
+		{"a new set-id file", confine.AuditArch, unix.SYS_OPENAT, []uint64{0, 0, unix.O_CREAT, 0o2755}, confine.Refuse},
+		{"a mode by path", confine.AuditArch, unix.SYS_FCHMODAT, []uint64{0, 0, 0o640}, confine.Refuse},
+		{"openat2", confine.AuditArch, unix.SYS_OPENAT2, nil, confine.Absent},
 		{"open and cut, where Landlock sees it", confine.AuditArch, unix.SYS_OPENAT, []uint64{0, 0, unix.O_TRUNC}, confine.Allow},
 	} {
 		if got := confine.Verdict(pid, 7, c.arch, c.nr, c.args...); got != c.want {

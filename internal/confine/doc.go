@@ -24,11 +24,11 @@
 //   - Landlock: everything that goes by a path, and mounting. Its rules are bound to the inodes that are there when it is
 //     entered; they follow a directory that is renamed. From ABI 4 also TCP, from ABI 6 signals and abstract sockets.
 //   - A filter of system calls (seccomp): what Landlock does not know or an old kernel's did not: sockets of all kinds, io_uring, namespaces,
-//     handles (open_by_handle_at), signals, ioctl, cutting by path, and all calls that need a capability. What it
-//     does not know is refused, other calling conventions too.
+//     handles (open_by_handle_at), signals, ioctl, cutting by path, modes, owners and attributes by path, set-id modes, and all calls that
+//     need a capability. Calls that are newer than it, and other calling conventions, are refused.
 //   - No capabilities, and no_new_privs: root is an ordinary user that owns its files.
 //
-// Nothing covers chmod, chown, utimes and extended attributes of the server's own files, and it may read all tenants, drop names
+// Nothing covers modes and attributes of files that the server can open, or times of files that its user owns; it may read all tenants, drop names
 // from files/ (content and journal stay; "vaultd rebuild --tree" makes them again), and write what is not sealed yet: contents in staging until the
 // next barrier has moved them, and the open journal segment. docs/confinement.md has the table, which a test makes.
 //

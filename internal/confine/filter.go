@@ -26,6 +26,9 @@ var denied = []uint32{
 	unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK,
 	// Files without a place, which could be executed.
 	unix.SYS_MEMFD_CREATE, unix.SYS_MEMFD_SECRET,
+	// Modes, owners and attributes by path: Landlock has no rule for them, and root owns more than a store. The server has descriptors.
+	unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHOWNAT, unix.SYS_FCHOWN, unix.SYS_SETXATTR, unix.SYS_LSETXATTR, unix.SYS_REMOVEXATTR,
+	unix.SYS_LREMOVEXATTR,
 	// Namespaces and mounts.
 	unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_OPEN_TREE,
 	unix.SYS_MOVE_MOUNT, unix.SYS_FSOPEN, unix.SYS_FSCONFIG, unix.SYS_FSMOUNT, unix.SYS_FSPICK, unix.SYS_MOUNT_SETATTR, unix.SYS_MKNODAT,
@@ -120,12 +123,15 @@ func filterFor(pid int, version int) filter {
 		}
 		b.give(allow)
 	})
-	for _, nr := range []uint32{unix.SYS_CLONE3} { // its flags are in memory
+	for _, nr := range []uint32{unix.SYS_CLONE3, unix.SYS_OPENAT2} { // their flags are in memory; the volume does without
 		f.equal(nr, absent)
 	}
-	if version < 3 {
-		f.withoutTruncate()
-	}
+	f.call(unix.SYS_FCHMOD, func(b *filter) {
+		b.arg(1)
+		b.set(setID, refuse)
+		b.give(allow)
+	})
+	f.opening(version)
 	for _, nr := range slices.Concat(denied, deniedHere) {
 		f.equal(nr, refuse)
 	}
@@ -133,15 +139,22 @@ func filterFor(pid int, version int) filter {
 	return f
 }
 
-// withoutTruncate refuses to cut a file while opening it for reading, where Landlock sees the reading only.
-func (f *filter) withoutTruncate() {
-	f.equal(unix.SYS_OPENAT2, absent) // its flags are in memory; the volume does without
-	for nr, arg := range opens {
+// setID are the modes by which whoever executes a file becomes its owner: somebody outside could be waiting for one.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// opening looks at the calls that open files: none is made that is set-id, and none is cut while it is opened for reading, where Landlock sees the
+// reading only.
+func (f *filter) opening(version int) {
+	for nr, flags := range opens {
 		f.call(nr, func(b *filter) {
-			b.arg(arg)
-			b.and(unix.O_TRUNC | unix.O_ACCMODE)
-			b.equal(unix.O_TRUNC, refuse)
-			b.equal(unix.O_TRUNC|unix.O_ACCMODE, refuse)
+			b.arg(flags + 1)
+			b.set(setID, refuse)
+			if version < 3 {
+				b.arg(flags)
+				b.and(unix.O_TRUNC | unix.O_ACCMODE)
+				b.equal(unix.O_TRUNC, refuse)
+				b.equal(unix.O_TRUNC|unix.O_ACCMODE, refuse)
+			}
 			b.give(allow)
 		})
 	}

@@ -29,7 +29,7 @@ type Report struct {
 }
 
 // never is what no kernel enforces; the package doc says what follows from it.
-const never = "changing the mode, owner, times and attributes of its own files, which Landlock has no rule for (the server refuses that to clients itself)"
+const never = "modes and attributes of files that the server can read, and times of files that its user owns, can be changed: Landlock has no rule for them"
 
 // abi is the kernel's version of Landlock; 0 when it has none.
 func abi() int {

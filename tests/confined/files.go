@@ -234,11 +234,23 @@ func (s Scene) permitted() []attempt {
 			}
 			return errors.Join(unix.Link(spare("staging", "new"), spare("journal", "000000000001.jsonl")), unix.Rename(spare("staging", "new"), spare("store", "new")))
 		}},
-		{group, "change the mode of a sealed content", func() error { return errors.Join(unix.Chmod(content, 0o600), unix.Chmod(content, 0o640)) }},
+		{group, "change the mode of a sealed content, by a descriptor", func() error {
+			return reading(content, func(fd int) error { return errors.Join(unix.Fchmod(fd, 0o600), unix.Fchmod(fd, 0o640)) })
+		}},
 		{group, "change the times of a sealed content", func() error {
 			return unix.UtimesNanoAt(unix.AT_FDCWD, content, []unix.Timespec{{Sec: 1}, {Sec: 1}}, 0)
 		}},
-		{group, "change the attributes of a sealed content", func() error { return unix.Setxattr(content, "user.attack", []byte("x"), 0) }},
+		{group, "change the times of any file of that user's", func() error {
+			return unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(s.Store, "vaultd.toml"), []unix.Timespec{{Sec: 1}, {Sec: 1}}, 0)
+		}},
+		{group, "change the attributes of a sealed content, by a descriptor", func() error {
+			return reading(content, func(fd int) error { return unix.Fsetxattr(fd, "user.attack", []byte("x"), 0) })
+		}},
+		{group, "fill the disk", func() error {
+			p := s.own("attack-fill")
+			defer clean(p)
+			return os.WriteFile(p, make([]byte, 1<<20), 0o640)
+		}},
 		{group, "execute itself, and be as confined", func() error {
 			return open("/proc/self/exe", unix.O_RDONLY)
 		}},

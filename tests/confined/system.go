@@ -183,6 +183,26 @@ func (s Scene) elsewhere() []attempt {
 		}
 	}
 	return []attempt{
+		{group, "change the mode of any file", func() error { return unix.Chmod(s.Program, 0o755) }},
+		{group, "change the owner of any file", func() error { return unix.Chown(s.Program, -1, -1) }},
+		{group, "change the attributes of any file", func() error { return unix.Setxattr(s.HostKey, "user.attack", []byte("x"), 0) }},
+		{group, "make a program set-uid, for somebody outside", func() error {
+			p, err := s.fresh("attack-setuid")
+			if err != nil {
+				return err
+			}
+			defer clean(p)
+			return reading(p, func(fd int) error { return unix.Fchmod(fd, 0o4755) })
+		}},
+		{group, "make a new file set-uid", func() error {
+			p := s.own("attack-setuid")
+			defer clean(p)
+			fd, err := unix.Open(p, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o4755)
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		}},
 		{group, "make a TCP socket", socket(unix.AF_INET, unix.SOCK_STREAM, 0)},
 		{group, "make a TCP socket (IPv6)", socket(unix.AF_INET6, unix.SOCK_STREAM, 0)},
 		{group, "make a UDP socket", socket(unix.AF_INET, unix.SOCK_DGRAM, 0)},
