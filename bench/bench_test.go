@@ -213,7 +213,7 @@ func TestMeasureJournal(t *testing.T) {
 	write("journal/1", "a\nb\n")
 	write("staging/journal-open", "c\n")
 	write("staging/other", "not counted\n")
-	write("index.db", "\n\n12345678")
+	write("derived/index.db", "\n\n12345678")
 	f, err := measureJournal(data)
 	if err != nil || f.records != 3 || f.length != 16 {
 		t.Errorf("got %+v, %v; want 3 records, 16 bytes", f, err)

@@ -37,7 +37,7 @@ func (b *bench) printMachine(ctx context.Context, w io.Writer) error {
 	fmt.Fprintf(w, "* %s\n* %s\n", version(ctx, "rclone", "version"), version(ctx, "restic", "version"))
 	// sshd before 9.6 has no -V, but names its version in the complaint. Its package is the client's.
 	fmt.Fprintf(w, "* sshd: %s; client: %s\n", version(ctx, "sshd", "-V"), version(ctx, "ssh", "-V"))
-	if !b.selfTest {
+	if !b.selfTest || b.confinement {
 		fmt.Fprintf(w, "* vaultd: %s\n", version(ctx, b.vaultd.bin, "version"))
 	}
 	fmt.Fprintf(w, "* vaultd and this program: %s, CGO_ENABLED=0\n", runtime.Version())

@@ -27,6 +27,8 @@ type bench struct {
 	only     []string
 	largeToo bool
 	selfTest bool
+	// confinement compares vaultd with itself, not confined.
+	confinement bool
 	literal  map[*side][]float64 // bytes of each rsync-delta run
 	report   report
 }
@@ -64,9 +66,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.BoolVar(&b.largeToo, "large", false, "also the works with 1,000,000 files")
 	flags.IntVar(&b.runs, "runs", 5, "runs of each side")
 	flags.StringVar(&b.vaultd.bin, "vaultd", "", "the program under test (set by bench/run)")
+	confinement := flags.Bool("confinement", false, "vaultd against vaultd with confine = \"off\": every ratio should be 1")
 	flags.BoolVar(&b.selfTest, "self-test", false, "sshd against sshd: every ratio should be 1")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *confinement {
+		b.selfTest, b.confinement = true, true // no work knows one side as the baseline
 	}
 	if *only != "" {
 		b.only = strings.Split(*only, ",")
@@ -142,6 +148,12 @@ func (b *bench) prepare(dir string) (func(), error) {
 	b.b = &side{driver: ssh, label: "OpenSSH", keys: keys}
 	if b.selfTest {
 		b.a.driver, b.a.label = ssh, "OpenSSH-A"
+	}
+	if b.confinement {
+		off := b.vaultd
+		off.confine = "off"
+		b.a.driver, b.a.label = b.vaultd, "confined"
+		b.b.driver, b.b.label = off, "not confined"
 	}
 	for i, s := range b.sides() {
 		s.conf = filepath.Join(b.tmp, fmt.Sprintf("conf%d", i))

@@ -15,7 +15,10 @@ import (
 )
 
 // vaultd drives the program under test by its command line.
-type vaultd struct{ bin string }
+type vaultd struct {
+	bin     string
+	confine string // the configuration's key; "": its default
+}
 
 func (v vaultd) user(i int) string { return fmt.Sprintf("bench%d", i) }
 
@@ -30,6 +33,11 @@ const versionedAccount = 1
 func (v vaultd) prepare(ctx context.Context, _, data, addr string, keys []key) ([]string, error) {
 	if _, err := v.run(ctx, "init", "--dir", data); err != nil {
 		return nil, err
+	}
+	if v.confine != "" {
+		if err := os.WriteFile(filepath.Join(data, "vaultd.toml"), fmt.Appendf(nil, "confine = %q\n", v.confine), 0o600); err != nil {
+			return nil, err
+		}
 	}
 	for i, k := range keys {
 		mode := "strict"
@@ -73,7 +81,7 @@ type footprint struct {
 	records int64 // lines in the journal
 }
 
-// measureJournal adds up <data>/tenants/*/{journal/*,index.db,staging/journal-open}.
+// measureJournal adds up <data>/tenants/*/{journal/*,derived/index.db,staging/journal-open}.
 func measureJournal(data string) (footprint, error) {
 	var sum footprint
 	tenants, err := filepath.Glob(filepath.Join(data, "tenants", "*"))
@@ -81,7 +89,7 @@ func measureJournal(data string) (footprint, error) {
 		return sum, err
 	}
 	for _, t := range tenants {
-		for _, part := range []string{"journal", "index.db", "staging/journal-open"} {
+		for _, part := range []string{"journal", "derived/index.db", "staging/journal-open"} {
 			err := filepath.WalkDir(filepath.Join(t, part), func(p string, d fs.DirEntry, err error) error {
 				if os.IsNotExist(err) {
 					return nil // no open segment, or it was closed while we looked
@@ -89,7 +97,7 @@ func measureJournal(data string) (footprint, error) {
 				if err != nil || d.IsDir() {
 					return err
 				}
-				return sum.add(p, part != "index.db")
+				return sum.add(p, part != "derived/index.db")
 			})
 			if err != nil {
 				return sum, fmt.Errorf("measure journal: %w", err)
@@ -119,7 +127,7 @@ func (f *footprint) add(path string, lines bool) error {
 
 // indexes returns when every tenant's index was last changed.
 func indexes(data string) (map[string]time.Time, error) {
-	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "index.db"))
+	files, err := filepath.Glob(filepath.Join(data, "tenants", "*", "derived", "index.db"))
 	if err != nil || len(files) == 0 {
 		return nil, errors.Join(err, fmt.Errorf("no index under %s", data))
 	}

@@ -88,14 +88,23 @@ func (c *crash) run() bool {
 		clients.Go(func() { work(stop) })
 	}
 	time.Sleep(time.Duration(300+rand.IntN(1500)) * time.Millisecond)
-	must(c, c.v.kill())
-	close(stop)
-	clients.Wait()
-	if c.cycle%4 == 3 { // once more, while it recovers
-		must(c, c.v.serve())
+	if c.cycle%3 == 1 { // the server alone: its supervisor starts another
+		c.v.killServer(c)
+		close(stop)
+		clients.Wait()
+		if c.cycle%2 == 1 { // once more, while it recovers
+			c.v.killServer(c)
+		}
+	} else {
 		must(c, c.v.kill())
+		close(stop)
+		clients.Wait()
+		if c.cycle%4 == 3 { // once more, while it recovers
+			must(c, c.v.serve())
+			must(c, c.v.kill())
+		}
+		must(c, c.v.serve())
 	}
-	must(c, c.v.serve())
 
 	c.look()
 	resumed := c.pushAgain()

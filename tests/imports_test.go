@@ -51,6 +51,10 @@ var edges = []struct {
 		[]string{"os", "os/exec", "vaultd/internal/session", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd"}, true},
 	{"internal/attack", "the suite proves through a protocol what it can not see inside: nothing of the server's",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "vaultd/internal/tenant"}, false},
+	{"internal/confine", "it must be readable without what it confines",
+		[]string{"vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/tenant", "vaultd/internal/appendonly", "vaultd/internal/sshd", "os/exec", "net"}, true},
+	{"internal/supervise", "it is the wire between two processes; what a verb does is the business of who fills the table",
+		[]string{"vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/tenant", "vaultd/internal/appendonly", "vaultd/internal/sshd", "os/exec"}, true},
 	{"internal/retention", "it plans from the journal and reaches contents through its Contents only",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd", "vaultd/internal/session", "os/exec"}, true},
 	{"internal/archive", "restores write through os.Root, and read through appendonly",
@@ -66,10 +70,10 @@ var onlyFrom = []struct {
 		[]string{"vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/bench", "vaultd/bench/seed"}},
 	{"vaultd/internal/journal", "the core writes it; store and cmd read and rebuild it; volume and quota hold its bytes",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/internal/volume", "vaultd/internal/volume/volumetest", "vaultd/internal/quota", "vaultd/internal/retention", "vaultd/bench", "vaultd/bench/seed"}},
-	{"os/exec", "the server forks nothing but itself, as the expire process", []string{"vaultd/bench", "vaultd/cmd/vaultd"}},
+	{"os/exec", "the supervisor forks nothing but itself, as the server and as the expire process", []string{"vaultd/bench", "vaultd/cmd/vaultd"}},
 	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
-	{"unsafe", "nothing here needs it", nil},
+	{"unsafe", "nothing but the filter of system calls, and the attacker that tries it, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined"}},
 }
 
 type pkg struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"time"
 
@@ -15,10 +14,6 @@ import (
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 )
-
-// listenConfig leaves out TCP's keepalives: the door asks clients for signs of life itself, and each setting is a
-// system call for a connection that a flood brings.
-var listenConfig = net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: false}, KeepAlive: -1}
 
 // orNone is a limit for the door, where 0 is its default and negative none.
 func orNone(d Duration) time.Duration {

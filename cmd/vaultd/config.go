@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/confine"
 	"vaultd/internal/tenant"
 )
 
@@ -16,13 +17,17 @@ const ConfigName = "vaultd.toml"
 // parseSize reads them ("2G", "500GiB", "10GB").
 //
 // The file is trusted: an attacker who can modify it can make the server listen elsewhere, show another host
-// key, or take itself out of service. It can not weaken the policy of a tenant that exists, let a key in, or free a
+// key, run without its confinement, or take itself out of service. It can not weaken the policy of a tenant that exists, let a key in, or free a
 // byte: those are in the catalog and with the expire process. It holds no secret.
 type Config struct {
 	// Listen is where clients are served: ADDRESS:PORT, IPv6 in brackets, an empty address for all.
 	// Default [":2222"]. Not trusted: whoever reaches these addresses may try to log in, and sees the version
 	// of SSH and the host key's public half. At least one; --listen replaces the list.
 	Listen []string `toml:"listen"`
+	// Confine says what becomes of the server's confinement (Landlock, a filter of system calls, no capabilities; docs/confinement.md): "on"
+	// (default; a server that can do what it must not refuses to start), "report" (it says so and serves) or "off". Trusted: without it,
+	// code execution in the server can destroy what is sealed. A kernel that has no Landlock is no reason not to start with any of them; it is said.
+	Confine string `toml:"confine"`
 
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
@@ -106,6 +111,9 @@ type StoreConfig struct {
 	// SegmentInterval is how long a journal segment stays open while changes come in: what an off-site
 	// copy of closed segments can lag behind. Default 5m.
 	SegmentInterval Duration `toml:"segment_interval"`
+	// SpareSlots is how many datasets are made ahead for tenants that come while a confined server runs. When few are left it starts again by
+	// itself, as soon as no session is open. Default 64; more for who adds many tenants to a server that is never idle.
+	SpareSlots int `toml:"spare_slots"`
 }
 
 // ExpireConfig is the [expire] section: the process that frees what retention lets go of.
@@ -169,7 +177,8 @@ type LogConfig struct {
 func DefaultConfig() Config {
 	policy, schedule, keeps := tenant.DefaultPolicy(), tenant.DefaultSchedule(), tenant.DefaultRetention()
 	return Config{
-		Listen: []string{":2222"},
+		Listen:  []string{":2222"},
+		Confine: string(confine.On),
 		SSH: SSHConfig{
 			HostKeys:              []string{"host_ed25519_key"},
 			LoginGrace:            Duration{30 * time.Second},
@@ -198,6 +207,7 @@ func DefaultConfig() Config {
 			FreeInodes:      10_000,
 			BarrierInterval: Duration{2 * time.Second},
 			SegmentInterval: Duration{5 * time.Minute},
+			SpareSlots:      64,
 		},
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},

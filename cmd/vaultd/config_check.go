@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"vaultd/internal/confine"
 	"vaultd/internal/tenant"
 )
 
@@ -24,12 +25,17 @@ type checker func(key string, elem int, format string, args ...any)
 // check looks at what the types can not say. It reads no file and opens no port.
 func (c *Config) check(bad checker) {
 	c.checkListen(bad)
+	oneOf(bad, "confine", -1, c.Confine, []string{string(confine.On), string(confine.ReportOnly), string(confine.Off)})
 	c.SSH.check(bad)
 	s := c.Store
 	atLeast(bad, "store.free_bytes", int64(s.FreeBytes), 0)
 	atLeast(bad, "store.free_inodes", s.FreeInodes, 0)
 	positive(bad, "store.barrier_interval", s.BarrierInterval)
 	positive(bad, "store.segment_interval", s.SegmentInterval)
+	atLeast(bad, "store.spare_slots", int64(s.SpareSlots), 1)
+	if s.SpareSlots > 100_000 {
+		bad("store.spare_slots", -1, "%d is more than 100000", s.SpareSlots)
+	}
 	if c.Expire.Interval.Duration < 0 || c.Expire.Interval.Duration > 0 && c.Expire.Interval.Duration < time.Minute {
 		bad("expire.interval", -1, "%v: want 0s, or at least 1m", c.Expire.Interval)
 	}

@@ -12,6 +12,9 @@ const defaultTOML = `# vaultd.toml: every key with its default. All are optional
 
 # Where clients are served: ADDRESS:PORT; IPv6 in brackets; no address means all.
 listen = [":2222"]
+# The server's confinement by the kernel: "on" (it refuses to start when what must be refused works), "report" (it says so and serves) or
+# "off". Without it, code execution in the server can destroy what is sealed.
+confine = "on"
 
 [ssh]
 # Files of the server's private keys, relative to the store. Whoever can read one can pose as this server.
@@ -58,6 +61,8 @@ free_inodes = 10000
 barrier_interval = "2s"
 # How long a journal segment stays open while changes come in.
 segment_interval = "5m"
+# Datasets that are made ahead for tenants that come while the server runs. When few are left it starts again by itself, once no session is open.
+spare_slots = 64
 
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".

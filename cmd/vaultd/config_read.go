@@ -83,26 +83,38 @@ func blank(s string) string {
 // LoadConfig reads the configuration of the store in dir, or the file that --config names. Only the
 // former may be missing. Mistakes are a *ConfigError.
 func LoadConfig(dir, flag string) (Config, error) {
-	path := flag
+	path, text, err := readConfig(dir, flag)
+	if err != nil || text == nil {
+		return DefaultConfig(), err
+	}
+	return ParseConfig(path, text)
+}
+
+// readConfig reads the file; without one there is no text.
+func readConfig(dir, flag string) (path string, text []byte, err error) {
+	path = flag
 	if path == "" {
 		path = filepath.Join(dir, ConfigName)
 	}
 	f, err := os.Open(path)
 	if flag == "" && errors.Is(err, fs.ErrNotExist) {
-		return DefaultConfig(), nil
+		return path, nil, nil
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
+		return path, nil, fmt.Errorf("read configuration: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	text, err = io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err == nil && len(text) > maxConfig {
 		err = fmt.Errorf("over %d bytes", maxConfig)
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
+		return path, nil, fmt.Errorf("read configuration %s: %w", path, err)
 	}
-	return ParseConfig(path, text)
+	if text == nil {
+		text = []byte{}
+	}
+	return path, text, nil
 }
 
 // ParseConfig reads a configuration and finds all its mistakes. path is for their text.

@@ -33,7 +33,7 @@ func TestDefaultConfigTOML(t *testing.T) {
 	keys := 0
 	for section, names := range configKeys() {
 		for _, name := range names {
-			if section == "" && name != "listen" {
+			if section == "" && name != "listen" && name != "confine" {
 				name = "[" + name + "]"
 			} else {
 				name += " ="
@@ -297,7 +297,7 @@ func TestConfigTags(t *testing.T) {
 			}
 		}
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != 7 {
+	if n := reflect.TypeFor[Config]().NumField(); n != 8 {
 		t.Errorf("%d fields at the top", n)
 	}
 }

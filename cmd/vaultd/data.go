@@ -221,6 +221,9 @@ func (a *app) statusCommand() *cobra.Command {
 		code, verdict := judge(out)
 		err := a.print("vaultd.status/v1", out, func(w io.Writer) {
 			fmt.Fprintln(w, verdict)
+			if out.Server != nil && !out.Server.Confinement.Physical && verdict != out.Server.Confinement.Summary() {
+				fmt.Fprintf(w, "warning: %s\n", out.Server.Confinement.Summary())
+			}
 			var rows [][]string
 			for _, u := range out.Tenants {
 				state := "ok"
@@ -262,6 +265,8 @@ func judge(s statusReply) (int, string) {
 		return 2, fmt.Sprintf("%d of %d tenants take no backups: their storage failed", readOnly, len(s.Tenants))
 	case s.Server == nil:
 		return 2, fmt.Sprintf("no server is running; %d tenants", len(s.Tenants))
+	case len(s.Server.Confinement.Failed) > 0:
+		return 1, s.Server.Confinement.Summary()
 	case full > 0:
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
 	}

@@ -36,7 +36,7 @@ type checkReply struct {
 type doctor struct {
 	a      *app
 	conf   *Config
-	status doctorStatus
+	status statusReply
 	checks []checkReply
 	worst  int
 }
@@ -47,19 +47,6 @@ func (d *doctor) say(verdict int, name, do, format string, args ...any) {
 	}
 	d.worst = max(d.worst, verdict)
 	d.checks = append(d.checks, checkReply{name, checkWords[verdict], fmt.Sprintf(format, args...), do})
-}
-
-// doctorStatus is what a running server says of itself. Confinement is there when it has confined itself.
-type doctorStatus struct {
-	Server *struct {
-		serverStatus
-		Confinement *struct {
-			Physical    bool     `json:"p1_physical"`
-			NotEnforced []string `json:"not_enforced"`
-			Failed      []string `json:"failed"`
-		} `json:"confinement"`
-	} `json:"server"`
-	Tenants []usageReply `json:"tenants"`
 }
 
 func (a *app) doctorCommand() *cobra.Command {

@@ -16,22 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vaultd/internal/admin"
+	"vaultd/internal/confine"
 	"vaultd/internal/retention"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 )
-
-// landlockABI asks the kernel for its version of Landlock (landlock_create_ruleset(2)); 0 when it has none.
-func landlockABI() int {
-	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno != 0 {
-		return 0
-	}
-	return int(v)
-}
-
-// strictABI is the first version of Landlock that can refuse truncating: with less, P1 is kept by the program alone.
-const strictABI = 3
 
 func (d *doctor) kernel() {
 	var u unix.Utsname
@@ -40,18 +29,14 @@ func (d *doctor) kernel() {
 		return
 	}
 	d.say(checkOK, "kernel", "", "%s %s", unix.ByteSliceToString(u.Sysname[:]), unix.ByteSliceToString(u.Release[:]))
-	abi := landlockABI()
 	const better = "a kernel of 6.2 or later with landlock in its lsm= list keeps P1 against the server itself"
-	switch {
-	case abi == 0:
-		d.say(checkWarn, "landlock", better, "the kernel has none: P1 is kept by the server's program and is not physical")
-	case abi < strictABI:
-		d.say(checkWarn, "landlock", better, "ABI %d can not refuse truncating: P1 is not physical", abi)
-	default:
-		d.say(checkOK, "landlock", "", "ABI %d", abi)
+	if r := confine.Probe(); r.Physical {
+		d.say(checkOK, "landlock", "", "ABI %d", r.ABI)
+	} else {
+		d.say(checkWarn, "landlock", better, "ABI %d; a server here would not be kept from: %s", r.ABI, strings.Join(r.NotEnforced, "; "))
 	}
 	s := d.status.Server
-	if s == nil || s.Confinement == nil {
+	if s == nil {
 		return
 	}
 	switch c := s.Confinement; {
@@ -68,7 +53,7 @@ func (d *doctor) kernel() {
 func (d *doctor) clock() {
 	now := time.Now()
 	newest := time.Time{}
-	for _, f := range []string{tenant.FileName, "state.db"} {
+	for _, f := range []string{tenant.FileName, filepath.Join(confine.ServerDir, "state.db")} {
 		if i, err := os.Stat(filepath.Join(d.a.dir, f)); err == nil && i.ModTime().After(newest) {
 			newest = i.ModTime()
 		}

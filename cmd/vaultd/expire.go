@@ -430,14 +430,10 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 }
 
 // keepExpiring runs the expire process beside a server until ctx is cancelled, and starts it again when it dies. It dies with the
-// server, even with one that is killed.
+// supervisor, even with one that is killed.
 func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) error {
 	if conf.Expire.Interval.Duration == 0 {
 		return nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
 	}
 	args := []string{"expire", "--loop", "--dir", a.dir}
 	if a.config != "" {
@@ -446,9 +442,10 @@ func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) 
 	runtime.LockOSThread() // the kernel's promise is about the thread that forks
 	defer runtime.UnlockOSThread()
 	for ctx.Err() == nil {
-		cmd := exec.CommandContext(ctx, self, args...)
+		cmd := exec.CommandContext(ctx, program, args...)
+		cmd.Args[0] = "vaultd"
 		cmd.Stdout, cmd.Stderr = a.stderr, a.stderr
-		cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+		cmd.Env = append(childEnviron(), "GOMAXPROCS=1")
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

@@ -24,6 +24,7 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/retention"
 	"vaultd/internal/store"
+	"vaultd/internal/supervise"
 	"vaultd/internal/tenant"
 )
 
@@ -70,6 +71,7 @@ type app struct {
 	json           bool
 	noProgress     bool
 	dryRun         bool
+	parent         *supervise.Client // of the confined server
 }
 
 func (a *app) root() *cobra.Command {
@@ -86,7 +88,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.dir, "dir", defaultDir(), "the store's directory (VAULTD_DIR)")
 	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
 		a.checkCommand(), a.configCommand(), a.versionCommand())

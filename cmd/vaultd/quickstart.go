@@ -49,7 +49,7 @@ func (a *app) quickstartCommand() *cobra.Command {
 			}
 			ctx, stop := context.WithCancel(cmd.Context())
 			defer stop()
-			return a.serve(ctx, conf, func(addrs []string) error {
+			return a.supervise(ctx, conf, func(addrs []string) error {
 				conf.Listen = addrs
 				if tour {
 					if err := a.tour(ctx, conf, addrs[0]); err != nil {

@@ -13,11 +13,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 	gossh "golang.org/x/crypto/ssh"
@@ -37,7 +35,11 @@ import (
 
 // loadConfig reads the configuration of the store that was named.
 func (a *app) loadConfig() (*Config, error) {
-	conf, err := LoadConfig(a.dir, a.config)
+	load := LoadConfig
+	if a.parent != nil { // the server may read little; the supervisor reads for it
+		load = a.parentsConfig
+	}
+	conf, err := load(a.dir, a.config)
 	if err != nil {
 		return nil, &configError{err}
 	}
@@ -170,32 +172,33 @@ func (a *app) serveCommand() *cobra.Command {
 		if len(listen) > 0 {
 			conf.Listen = listen
 		}
-		return a.serve(cmd.Context(), conf, nil)
+		return a.supervise(cmd.Context(), conf, nil)
 	}}
 	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
 	return c
 }
 
-// serve runs the server until ctx is cancelled, then drains. ready is called once it listens.
-func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
+// serve is the server, with what the supervisor handed over: it serves until ctx is cancelled, then drains.
+func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	log := newLogger(a.stderr, conf.Log.Format, conf.Log.Level)
+	h.logReport(log)
 	keys, err := a.hostKeys(conf)
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, conf.storeConfig(log))
+	st, err := store.Open(a.dir, h.storeConfig(conf.storeConfig(log), log))
 	if err != nil {
 		return err
 	}
-	state, err := tenant.OpenState(a.dir, tenant.StateOptions{})
+	state, err := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	err = a.serveStore(ctx, conf, log, keys, st, state, ready)
+	err = a.serveStore(ctx, conf, log, keys, st, state, h)
 	return errors.Join(err, st.Close(), state.Close())
 }
 
-func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, keys []gossh.Signer, st *store.Store, state *tenant.State, ready func([]string) error) error {
+func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, keys []gossh.Signer, st *store.Store, state *tenant.State, h *handover) error {
 	acc := newAccess(st, state)
 	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
 	if err != nil {
@@ -216,43 +219,32 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	rememberAddresses(door, st, state)
 	var listeners []net.Listener
 	var addrs []string
-	for _, l := range conf.Listen {
-		n, err := listenConfig.Listen(ctx, "tcp", l)
-		if err != nil {
-			for _, x := range listeners {
-				x.Close()
-			}
-			return err
-		}
-		listeners, addrs = append(listeners, n), append(addrs, n.Addr().String())
-	}
-	sock, err := admin.Listen(a.dir)
-	if err != nil {
-		for _, x := range listeners {
-			x.Close()
-		}
-		return err
+	for _, l := range h.listeners {
+		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
 	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans())}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Confinement: h.report, SpareSlots: h.spares.count()}
 		}, door: door}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	replace := h.replacement(door, console, end)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
-	g.Go(func() error { return console.Serve(gctx, sock) })
+	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
 	if every := conf.Verify.Every.Duration; every > 0 {
 		g.Go(func() error { return st.VerifyAll(gctx, every, int64(conf.Verify.Rate)) })
 	}
-	g.Go(func() error { return a.keepExpiring(gctx, conf, log) })
+	g.Go(func() error { return replace.watch(gctx) })
 	if os.Getenv("GOMAXPROCS") == "" {
-		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })
+		g.Go(func() error { return governProcs(gctx, h.Procs) })
 	}
 	if os.Getenv("GOGC") == "" {
 		g.Go(func() error { return governHeap(gctx) })
@@ -260,15 +252,7 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	for _, addr := range addrs {
 		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)
 	}
-	daemon.SdNotify(false, daemon.SdNotifyReady)
-	g.Go(func() error {
-		<-gctx.Done()
-		daemon.SdNotify(false, daemon.SdNotifyStopping)
-		return nil
-	})
-	if ready != nil {
-		g.Go(func() error { return ready(addrs) })
-	}
+	g.Go(func() error { return h.parent.Call("ready", addrs, nil) })
 	return g.Wait()
 }
 

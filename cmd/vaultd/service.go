@@ -12,6 +12,7 @@ import (
 	"vaultd/internal/admin"
 	"vaultd/internal/appendonly"
 	"vaultd/internal/archive"
+	"vaultd/internal/confine"
 	"vaultd/internal/journal"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
@@ -318,6 +319,9 @@ type serverStatus struct {
 	Bans     int       `json:"bans"`    // addresses
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
+
+	Confinement confine.Report `json:"confinement"`
+	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again
 }
 
 type statusReply struct {
@@ -416,7 +420,7 @@ func (a *app) local(f func(*operations) error) error {
 
 // readUses reads what the last server learned of keys.
 func readUses(dir string) (map[string]tenant.Use, error) {
-	s, err := tenant.OpenState(dir, tenant.StateOptions{})
+	s, err := tenant.OpenState(store.ServerDir(dir), tenant.StateOptions{})
 	if err != nil {
 		return nil, err
 	}

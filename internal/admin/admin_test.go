@@ -575,3 +575,46 @@ func TestShutdownStuck(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A process that was given the socket answers on it; the name stays with the one that made it.
+func TestInherit(t *testing.T) {
+	dir := t.TempDir()
+	l, err := admin.Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := admin.Inherit(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	s := admin.Server{Calls: map[string]admin.Call{"hello": admin.Handle(func(context.Context, struct{}) (string, error) { return "hello", nil })}}
+	go func() { served <- s.Serve(ctx, in) }()
+	c, err := admin.Dial(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	if err := c.Call(ctx, "hello", struct{}{}, &got); err != nil || got != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	c.Close()
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "admin.sock")); err != nil {
+		t.Errorf("the name went with the one that inherited: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := admin.Dial(dir); !errors.Is(err, admin.ErrNotRunning) {
+		t.Errorf("after Close: %v", err)
+	}
+}

@@ -15,7 +15,7 @@ import (
 // Listener is the bound socket. Only one exists per directory at a time.
 type Listener struct {
 	unix  *net.UnixListener
-	dir   *os.File // open as long as the socket: its path may go through this descriptor
+	dir   *os.File // open as long as the socket: its path may go through this descriptor; nil when inherited
 	lock  *os.File // holds flock(2); its release is the last step of Close
 	allow func(Peer) bool
 	deny  func(Peer) // told of refused peers; set by Serve before the first Accept
@@ -78,6 +78,23 @@ func Listen(dir string) (_ *Listener, err error) {
 		return nil, &os.PathError{Op: "rename", Path: newName, Err: err}
 	}
 	return l, nil
+}
+
+// File returns a copy of the listening socket, for a process that Inherit makes it a Listener of again.
+func (l *Listener) File() (*os.File, error) { return l.unix.File() }
+
+// Inherit makes a Listener of a socket that another process bound. The name and the lock stay that process's. f is closed.
+func Inherit(f *os.File) (*Listener, error) {
+	n, err := net.FileListener(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("listen for commands: %w", err)
+	}
+	u, ok := n.(*net.UnixListener)
+	if !ok {
+		return nil, fmt.Errorf("listen for commands: inherited a listener on %s", n.Addr())
+	}
+	u.SetUnlinkOnClose(false)
+	return &Listener{unix: u, allow: ownerOrRoot, deny: func(Peer) {}}, nil
 }
 
 // onlySocket keeps a file that is no socket from being replaced: it is not ours.
@@ -154,7 +171,10 @@ func (l *Listener) Addr() net.Addr { return l.unix.Addr() }
 // Close implements net.Listener: the name goes first, while the lock still keeps it ours.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
-		err := unix.Unlinkat(int(l.dir.Fd()), socketName, 0)
+		var err error
+		if l.dir != nil {
+			err = unix.Unlinkat(int(l.dir.Fd()), socketName, 0)
+		}
 		if errors.Is(err, unix.ENOENT) {
 			err = nil
 		}

@@ -280,7 +280,7 @@ func TestServerAfterwards(t *testing.T) {
 			t.Errorf("versions %d, then %d", now.Versions, got.Versions)
 		}
 		w.close()
-		w.must(os.Remove(filepath.Join(w.dir, "data", "index.db")))
+		w.must(os.Remove(filepath.Join(w.dir, "data", "derived", "index.db")))
 		w.open()
 	}
 	w.snapshot("s0")

@@ -140,7 +140,7 @@ func (s *Store) closeIdle() {
 	}
 }
 
-func (s *Store) schedulePath() string { return filepath.Join(s.Dir, "schedule.json") }
+func (s *Store) schedulePath() string { return filepath.Join(ServerDir(s.Dir), "schedule.json") }
 
 func (s *Store) loadSchedule() map[string]time.Time {
 	b, err := os.ReadFile(s.schedulePath())

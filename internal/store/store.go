@@ -1,10 +1,12 @@
 // Package store holds a vaultd store's directory: its catalog, its tenants' datasets, and the vaults
 // that are open.
 //
-//	vaultd.db, state.db    the catalog, and what the server learned (package tenant)
+//	vaultd.db              the catalog (package tenant)
 //	host_ed25519_key       the server's host key
 //	tenants/<id>/          one dataset per tenant (package volume)
-//	schedule.json          when the snapshot schedules were last due
+//	spare/<n>/             datasets that are made ahead, for a confined server (Spares)
+//	server/                what the server may write: state.db (what it learned, package tenant), schedule.json (when the
+//	                       snapshot schedules were last due), verify/ (how far that has come)
 //	lock                   flock(2): one process has the datasets at a time
 //
 // A vault is opened when a session, the schedule or an operator needs it, and closed when it has been
@@ -82,6 +84,8 @@ type Config struct {
 	BarrierEvery, SegmentEvery time.Duration    // see appendonly.Config
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
+	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
+	Boot                       string           // of the machine, as BootID says; "": Open asks
 }
 
 // ErrInUse says that another process has the store's datasets.
@@ -146,13 +150,15 @@ func Open(dir string, cfg Config) (*Store, error) {
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
 		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
+	if s.boot = cfg.Boot; s.boot == "" {
+		if s.boot, err = BootID(); err != nil {
+			return nil, err
+		}
 	}
-	s.boot = string(boot[:len(boot)-1])
-	if err := s.takeLock(); err != nil {
-		return nil, err
+	if s.lock = cfg.Lock; s.lock == nil {
+		if s.lock, err = Lock(dir); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.Reload(); err != nil {
 		s.lock.Close()
@@ -161,22 +167,55 @@ func Open(dir string, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) takeLock() error {
-	if _, err := os.Stat(filepath.Join(s.Dir, tenant.FileName)); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("no store in %s: %w", s.Dir, tenant.ErrNotFound)
-		}
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(s.Dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+// BootID names this boot of the machine.
+func BootID() (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return err
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return string(boot[:len(boot)-1]), nil
+}
+
+// Lock takes the lock of the store in dir, and makes what Open wants to find in it; ErrInUse when another process has it. The lock is held until all copies of
+// the descriptor are closed, in other processes too.
+func Lock(dir string) (*os.File, error) {
+	if _, err := os.Stat(filepath.Join(dir, tenant.FileName)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("no store in %s: %w", dir, tenant.ErrNotFound)
+		}
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return ErrInUse
+		return nil, ErrInUse
 	}
-	s.lock = f
+	if err := makeServerDir(dir); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ServerDir is the directory, in the store in dir, of what the server may write.
+func ServerDir(dir string) string { return filepath.Join(dir, "server") }
+
+// makeServerDir makes it, and moves into it what an older vaultd had in the store's directory.
+func makeServerDir(dir string) error {
+	err := os.Mkdir(ServerDir(dir), 0o750)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{tenant.StateName, "schedule.json", "verify"} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(ServerDir(dir), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -324,7 +363,7 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		return errors.Join(fmt.Errorf("open vault of %s: %w", t.Name, err), vol.Close())
 	}
 	sl.vault, sl.quota, sl.vol = vault, q, vol
-	s.writePolicyCopy(path, t)
+	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
 }
 
@@ -333,7 +372,7 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 func (s *Store) writePolicyCopy(path string, t tenant.Tenant) {
 	b, err := json.MarshalIndent(t, "", "  ")
 	if err == nil {
-		err = writeFile(filepath.Join(path, "policy.json"), append(b, '\n'))
+		err = writeFile(path, append(b, '\n'))
 	}
 	if err != nil {
 		s.cfg.Log.Warn("copy policy into the dataset", "tenant", t.Name, "error", err.Error())

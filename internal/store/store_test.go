@@ -231,7 +231,7 @@ func TestRebuildIndex(t *testing.T) {
 	}))
 	path, err := s.Dataset(id)
 	ok(t, err)
-	if _, err := os.Stat(filepath.Join(path, "policy.json")); err != nil {
+	if _, err := os.Stat(filepath.Join(path, "derived", "policy.json")); err != nil {
 		t.Error(err)
 	}
 }

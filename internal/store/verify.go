@@ -17,7 +17,7 @@ import (
 )
 
 // Verification is how far the reading again of a tenant's contents has come: it goes round, from the first to the last, and then
-// begins anew. It is kept in verify/ in the store's directory, and lost without harm.
+// begins anew. It is kept in server/verify/ in the store's directory, and lost without harm.
 type Verification struct {
 	After    []byte    `json:"after,omitempty"` // where it goes on; empty: at the beginning
 	Started  time.Time `json:"started"`         // of the present round
@@ -58,12 +58,14 @@ func (s *Store) VerifyState(id string) Verification {
 	return v
 }
 
-func (s *Store) verifyPath(id string) string { return filepath.Join(s.Dir, "verify", id+".json") }
+func (s *Store) verifyPath(id string) string {
+	return filepath.Join(ServerDir(s.Dir), "verify", id+".json")
+}
 
 func (s *Store) saveVerify(id string, v Verification) error {
 	b, err := json.Marshal(v)
 	if err == nil {
-		err = os.MkdirAll(filepath.Join(s.Dir, "verify"), 0o750)
+		err = os.MkdirAll(filepath.Dir(s.verifyPath(id)), 0o750)
 	}
 	if err != nil {
 		return err

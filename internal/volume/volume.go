@@ -9,6 +9,7 @@
 //	staging/journal-open  the journal's open segment
 //	scratch/<name>.note   locks of repositories
 //	journal/              closed segments, NNNNNNNNNNNN.jsonl
+//	derived/              the index and a copy of the policy: made again when they are missing
 //	format                "vaultd-volume 1"
 //
 // It guarantees, whatever the caller got wrong: no symlink is followed, at any component of a path; no
@@ -54,7 +55,7 @@ const (
 	dirMode       = 0o750
 )
 
-// subdirs are made by Create and required by Open.
+// subdirs are made by Create and required by Open; derivedDir is made by both.
 var subdirs = [...]string{"store", "files", "staging", "scratch", "journal"}
 
 // Volume is one tenant's directory, open.
@@ -96,18 +97,33 @@ var _ appendonly.Volume = (*Volume)(nil)
 // stable storage. A Create that was cut short can be repeated. It fails with fs.ErrExist on a volume and on
 // a directory with other content.
 //
-//	mkdir dir, dir/{store,files,staging,scratch,journal}; open+write+fsync+close dir/format.new;
+//	mkdir dir, dir/{derived,store,files,staging,scratch,journal}; open+write+fsync+close dir/format.new;
 //	rename dir/format.new dir/format; fsync of each subdirectory, dir, and dir's parent
 //
 // The format file comes last: what has it is complete.
 func Create(dir string) error {
-	if err := create(dir); err != nil {
+	if err := create(dir, true); err != nil {
 		return fmt.Errorf("create volume %q: %w", dir, err)
 	}
 	return nil
 }
 
-func create(dir string) error {
+// CreateSpare is Create for a volume that nobody uses yet. It does not wait for stable storage: the caller makes many, and then
+// syncs the file system once.
+func CreateSpare(dir string) error {
+	if err := create(dir, false); err != nil {
+		return fmt.Errorf("create spare volume %q: %w", dir, err)
+	}
+	return nil
+}
+
+func create(dir string, stable bool) error {
+	syncDir := func(p string) error {
+		if !stable {
+			return nil
+		}
+		return syncDir(p)
+	}
 	if err := makeEmptyDir(dir); err != nil {
 		return err
 	}
@@ -115,6 +131,9 @@ func create(dir string) error {
 		if err == nil {
 			err = fmt.Errorf("it is a volume already: %w", fs.ErrExist)
 		}
+		return err
+	}
+	if err := makeEmptyDir(filepath.Join(dir, derivedDir)); err != nil {
 		return err
 	}
 	for _, sub := range subdirs {
@@ -145,8 +164,10 @@ func create(dir string) error {
 	if _, err := fmt.Fprintf(f, "%s%d\n", formatPrefix, formatVersion); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
+	if stable {
+		if err := f.Sync(); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(tmp, filepath.Join(dir, "format")); err != nil {
 		return err
@@ -181,7 +202,7 @@ func syncDir(p string) error {
 	return d.Sync()
 }
 
-// Open opens the volume in dir. It creates nothing: what is not a complete volume is an error, and so is
+// Open opens the volume in dir. It creates nothing but derived/: what is not a complete volume is an error, and so is
 // a format newer than this program knows.
 func Open(dir string) (*Volume, error) {
 	v, err := open(dir)
@@ -205,6 +226,9 @@ func open(dir string) (_ *Volume, err error) {
 	}
 	if err := v.checkFormat(); err != nil {
 		return nil, err
+	}
+	if err := v.makeDerived(); err != nil {
+		return nil, fmt.Errorf("%s: %w", derivedDir, err)
 	}
 	fds := [...]*int{&v.store, &v.files, &v.staging, &v.scratch, &v.journal}
 	for i, sub := range subdirs {
@@ -296,7 +320,3 @@ func (v *Volume) Space() (appendonly.Space, error) {
 	}
 	return appendonly.Space{Total: st.Blocks * unit, Free: st.Bavail * unit, TotalInodes: st.Files, FreeInodes: st.Ffree}, nil
 }
-
-// IndexPath is where the index belongs: derived data that may be deleted at any time. It is trusted
-// for speed and for nothing else.
-func (v *Volume) IndexPath() string { return filepath.Join(v.path, "index.db") }

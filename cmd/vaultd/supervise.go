@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"vaultd/internal/admin"
+	"vaultd/internal/confine"
+	"vaultd/internal/store"
+	"vaultd/internal/supervise"
+)
+
+// program is the running program itself, even when its file was replaced.
+const program = "/proc/self/exe"
+
+// supervisor is "vaultd serve": it has the addresses, the socket of the commands and the store's lock, and starts the server, which is confined
+// and so can not be the one that does these things, and expire, which the server can not reach. It starts either again when it ends; meanwhile
+// clients wait and are not refused. Both die with it, also when it is killed.
+type supervisor struct {
+	a      *app
+	conf   *Config
+	log    *slog.Logger
+	spares *store.Spares
+	boot   string
+	procs  int
+
+	listeners []net.Listener
+	admin     *admin.Listener
+	inherit   []*os.File // from supervise.FDLock on
+	layout    confine.Layout
+	ready     func(addrs []string) error
+	stop      func()      // ends all as a signal does
+	failed    chan error  // what ready returned
+	wasReady  atomic.Bool // some generation of the server
+}
+
+// supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
+func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
+	s := &supervisor{a: a, conf: conf, log: newLogger(a.stderr, conf.Log.Format, conf.Log.Level), ready: ready, procs: runtime.GOMAXPROCS(0),
+		failed: make(chan error, 1)}
+	if err := s.prepare(ctx); err != nil {
+		s.close()
+		return err
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	defer s.stop()
+	expired := make(chan error, 1)
+	go func() { expired <- a.keepExpiring(ctx, conf, s.log) }()
+	err := s.keepServing(ctx)
+	s.stop()
+	return errors.Join(err, <-expired, s.close())
+}
+
+// lockPatience is how long the server of a supervisor that was just killed may take to die with it.
+const lockPatience = time.Second
+
+// prepare takes what one server at a time can have.
+func (s *supervisor) prepare(ctx context.Context) error {
+	dir, err := filepath.Abs(s.a.dir)
+	if err != nil {
+		return err
+	}
+	lock, err := store.Lock(dir)
+	for wait := time.Duration(0); errors.Is(err, store.ErrInUse) && wait < lockPatience && ctx.Err() == nil; wait += 50 * time.Millisecond {
+		time.Sleep(50 * time.Millisecond)
+		lock, err = store.Lock(dir)
+	}
+	if err != nil {
+		return err
+	}
+	s.inherit = append(s.inherit, lock)
+	if s.boot, err = store.BootID(); err != nil {
+		return err
+	}
+	s.spares = store.NewSpares(dir)
+	s.layout = confine.Layout{Store: dir, Program: program}
+	for _, k := range s.conf.SSH.HostKeys {
+		if !filepath.IsAbs(k) {
+			k = filepath.Join(dir, k)
+		}
+		s.layout.Read = append(s.layout.Read, k)
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	if s.admin, err = admin.Listen(dir); err != nil {
+		return err
+	}
+	f, err := s.admin.File()
+	if err != nil {
+		return err
+	}
+	s.inherit = append(s.inherit, f)
+	for _, l := range s.listeners {
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			return err
+		}
+		s.inherit = append(s.inherit, f)
+	}
+	return nil
+}
+
+// listen takes the addresses, or the sockets that the service manager made (sd_listen_fds(3)).
+func (s *supervisor) listen() error {
+	given, err := activation.Listeners()
+	if err != nil {
+		return err
+	}
+	if len(given) > 0 {
+		s.listeners = given
+		for _, l := range given {
+			if _, ok := l.(*net.TCPListener); !ok {
+				return fmt.Errorf("the service manager passed a socket that is not TCP: %s", l.Addr())
+			}
+		}
+		return nil
+	}
+	for _, addr := range s.conf.Listen {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// hangUp stops taking clients and commands: what is not accepted yet is refused.
+func (s *supervisor) hangUp() error {
+	var errs []error
+	for _, l := range s.listeners {
+		errs = append(errs, l.Close())
+	}
+	if s.admin != nil {
+		errs = append(errs, s.admin.Close())
+	}
+	for len(s.inherit) > 1 { // but the lock
+		errs = append(errs, s.inherit[1].Close())
+		s.inherit = slices.Delete(s.inherit, 1, 2)
+	}
+	s.listeners, s.admin = nil, nil
+	return errors.Join(errs...)
+}
+
+func (s *supervisor) close() error {
+	err := s.hangUp()
+	for _, f := range s.inherit {
+		err = errors.Join(err, f.Close())
+	}
+	return err
+}
+
+// The pauses between starts of a server that ends by itself.
+const (
+	minPause  = 100 * time.Millisecond
+	maxPause  = 10 * time.Second
+	longLived = time.Minute // one that ran so long begins with the shortest again
+)
+
+// keepServing runs one server after the other. The kernel's promise that a child dies with its parent is about the thread that forks, which
+// therefore stays this one.
+func (s *supervisor) keepServing(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pause := time.Duration(0)
+	for ctx.Err() == nil {
+		begin := time.Now()
+		leave, err := s.generation(ctx)
+		select {
+		case e := <-s.failed:
+			return errors.Join(e, err)
+		default:
+		}
+		if ctx.Err() != nil || !s.wasReady.Load() {
+			return err
+		}
+		if leave {
+			pause = 0
+			continue
+		}
+		if time.Since(begin) > longLived {
+			pause = 0
+		}
+		if pause > 0 || err == nil {
+			pause = min(max(2*pause, minPause), maxPause)
+		}
+		s.log.Error("the server ended and is started again", "error", fmt.Sprint(err), "in", pause.String())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = max(pause, minPause)
+	}
+	return nil
+}
+
+// begun is what a server is told when it starts.
+type begun struct {
+	Listeners int           `json:"listeners"`
+	Procs     int           `json:"procs"` // the runtime in a confined process can not read the limits of its group
+	Boot      string        `json:"boot"`
+	Mode      confine.Mode  `json:"mode"`
+	Spares    int           `json:"spares"`
+	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
+}
+
+// generation runs one server until it ends. leave says that it wanted to be followed by another one.
+func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
+	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
+	if err != nil {
+		return false, err
+	}
+	for _, path := range spoiled {
+		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
+	}
+	if err := s.layout.MakeProbe(); err != nil {
+		return false, err
+	}
+	here, there, err := supervise.Pair()
+	if err != nil {
+		return false, err
+	}
+	defer here.Close()
+	cmd := exec.Command(program, s.args()...)
+	cmd.Args[0] = "vaultd"
+	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
+	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	err = cmd.Start()
+	there.Close()
+	if err != nil {
+		return false, err
+	}
+	var leaving atomic.Bool
+	answered := make(chan error, 1)
+	verbs := s.verbs(&leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
+	go func() { answered <- supervise.Serve(here, verbs) }()
+	ended := make(chan struct{})
+	relayed := make(chan struct{})
+	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
+	err = cmd.Wait()
+	close(ended)
+	<-relayed
+	here.Close()
+	if e := <-answered; e != nil {
+		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
+	}
+	return leaving.Load(), outcome(err)
+}
+
+func (s *supervisor) args() []string {
+	args := []string{"serve-confined", "--dir", s.a.dir}
+	if s.a.config != "" {
+		args = append(args, "--config", s.a.config)
+	}
+	for _, f := range s.layout.Read {
+		args = append(args, "--read", f)
+	}
+	if confine.Mode(s.conf.Confine) != confine.Off {
+		args = append(args, "--enter")
+	}
+	return args
+}
+
+// outcome is how a server ended. It has said why itself.
+func outcome(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		return &statusError{exit.ExitCode()}
+	}
+	return err
+}
+
+// relay passes signals on to the server until it ended, and asks it to end when ctx is cancelled.
+func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan struct{}) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(signals)
+	done := ctx.Done()
+	for {
+		select {
+		case <-ended:
+			return
+		case sig := <-signals:
+			server.Signal(sig)
+		case <-done:
+			done = nil
+			daemon.SdNotify(false, daemon.SdNotifyStopping)
+			if err := s.hangUp(); err != nil {
+				s.log.Error("stop listening", "error", err.Error())
+			}
+			server.Signal(syscall.SIGTERM)
+		}
+	}
+}
+
+// verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
+func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
+	}
+	return map[string]supervise.Verb{
+		"begin": func(json.RawMessage) (any, error) {
+			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+				Alive: every / 3}, nil
+		},
+		"config": func(json.RawMessage) (any, error) {
+			path, text, err := readConfig(s.a.dir, s.a.config)
+			return configFile{path, text, text != nil}, err
+		},
+		"ready": func(args json.RawMessage) (any, error) {
+			var addrs []string
+			if err := json.Unmarshal(args, &addrs); err != nil {
+				return nil, err
+			}
+			if s.wasReady.Swap(true) {
+				return nil, nil
+			}
+			daemon.SdNotify(false, daemon.SdNotifyReady)
+			if s.ready != nil {
+				go s.afterReady(addrs)
+			}
+			return nil, nil
+		},
+		"dataset": func(args json.RawMessage) (any, error) {
+			var id string
+			if err := json.Unmarshal(args, &id); err != nil {
+				return nil, err
+			}
+			err := s.spares.Take(id)
+			return s.spares.Left(), err
+		},
+		"alive": func(json.RawMessage) (any, error) {
+			_, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			return nil, err
+		},
+		"leave": func(json.RawMessage) (any, error) {
+			leaving.Store(true)
+			return nil, nil
+		},
+	}
+}
+
+// afterReady calls ready. When that fails, all ends as by a signal.
+func (s *supervisor) afterReady(addrs []string) {
+	if err := s.ready(addrs); err != nil {
+		s.failed <- err
+		s.stop()
+	}
+}
+
+// childEnviron is the environment without what a service manager said to this process alone.
+func childEnviron() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains([]string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}, name)
+	})
+}
