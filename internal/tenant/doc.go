@@ -7,9 +7,12 @@
 // server opens it read-only, copies everything into a Snapshot and closes at once; a reload is the
 // same again, so that a login never waits for a disk.
 //
-// It guarantees that a policy is never weakened (WeakeningError), that no tenant, key or audit line is
-// ever removed, that a revoked key never comes back, and that a key shared by two tenants can not
-// exist, so that a verified key names its tenant.
+// What promises less than before is refused (WeakeningError), or waits for a cool-down in which everybody can see it and the operator
+// can take it back: a policy (Pending), what is kept of the past (Eased), a tenant's end (Removal).
+//
+// It guarantees that a policy is never weakened without that, that no tenant, key or audit line is ever taken out (of a removed
+// tenant the entry stays, and its id and keys are nobody else's), that a revoked key never comes back, and that a key shared
+// by two tenants can not exist, so that a verified key names its tenant.
 //
 // It does not decide what a client may do to a file: that is appendonly's Decide, which is given the
 // policy. It does not protect the file from whoever can write to it: vaultd.db is trusted, and an
@@ -20,10 +23,14 @@
 //
 // # Format of vaultd.db
 //
-//	meta     "format" -> "1"
-//	tenants  name     -> Tenant as JSON
+//	meta     "format" -> "3"
+//	tenants  name     -> Tenant as JSON; "/" and the id, when a removed tenant's name went to another
 //	keys     key id   -> Key as JSON
 //	audit    big-endian sequence number -> Entry as JSON
+//
+// A catalog of an older format is read as it is. Its next change makes it one of today's, with a copy of what was beside it
+// (vaultd.db.format-N) and a line in the audit log. A newer one is refused: what this program does not know could be what
+// keeps a key out.
 //
 // Concurrency: a DB may be used by many goroutines and processes (bbolt's flock(2) serializes them, a
 // change waits 5 s for it); a Snapshot is immutable; a State may be used by many goroutines.
