@@ -126,10 +126,10 @@ func (a *access) watch(ctx context.Context) error {
 	}
 }
 
-// settle reloads the catalog when a change that waited is due.
+// settle reloads the catalog when a change or a removal that waited is due.
 func (a *access) settle() error {
 	for _, t := range a.st.Tenants().Tenants() {
-		if t.Pending != nil && !time.Now().Before(t.Pending.Due) {
+		if t.Pending != nil && !time.Now().Before(t.Pending.Due) || t.Removed(time.Now()) {
 			return a.reload()
 		}
 	}

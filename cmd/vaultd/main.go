@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -69,6 +70,8 @@ type app struct {
 	json           bool
 	noProgress     bool
 	dryRun         bool
+	why            string        // the operator's reason, for the audit log
+	coolDown       time.Duration // of the configuration, where a command has read it
 }
 
 func (a *app) root() *cobra.Command {

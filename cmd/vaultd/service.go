@@ -42,6 +42,8 @@ func (o *operations) calls() map[string]admin.Call {
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
 		"retire":          admin.Handle(o.retire),
+		"tenant.clear":    admin.Handle(o.clear),
+		"tenant.release":  admin.Handle(o.release),
 	}
 }
 

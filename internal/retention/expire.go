@@ -45,8 +45,11 @@ type Server interface {
 type Config struct {
 	Dir      string // of its state
 	Tenant   string // id
+	Name     string
 	Policy   tenant.Retention
-	CoolDown time.Duration // how long a policy that was replaced still counts; 0: 7 days
+	Removal  *tenant.Removal // what the catalog says of its end; nil: nothing
+	Dataset  Dataset         // needed with Removal
+	CoolDown time.Duration   // how long a policy that was replaced still counts; 0: 7 days
 	Contents Contents
 	Chain    journal.Segments // the own chain
 	Server   Server
@@ -72,8 +75,7 @@ type Source interface {
 	ReadSegment(name string) (readCloser, error)
 }
 
-// Open reads what is new in the tenant's journal and remembers when it saw it. It frees nothing.
-func Open(ctx context.Context, cfg Config) (*Expire, error) {
+func (cfg Config) withDefaults() Config {
 	if cfg.CoolDown == 0 {
 		cfg.CoolDown = 7 * 24 * time.Hour
 	}
@@ -86,15 +88,28 @@ func Open(ctx context.Context, cfg Config) (*Expire, error) {
 	if cfg.Step == nil {
 		cfg.Step = func(string) {}
 	}
+	return cfg
+}
+
+// Open reads what is new in the tenant's journal and remembers when it saw it. It frees nothing.
+func Open(ctx context.Context, cfg Config) (*Expire, error) {
+	cfg = cfg.withDefaults()
 	s, err := openState(cfg.Dir, cfg.Tenant)
 	if err != nil {
 		return nil, err
 	}
 	x := &Expire{cfg: cfg, state: s, fresh: s.Clock.Base.IsZero()}
 	opening(x)
+	opened := false
+	defer func() {
+		if !opened { // after a panic too
+			x.Close()
+		}
+	}()
 	if err := x.observe(ctx); err != nil {
-		return nil, errors.Join(err, x.Close())
+		return nil, err
 	}
+	opened = true
 	return x, nil
 }
 
@@ -110,6 +125,7 @@ func (x *Expire) Close() error {
 	if x.index != nil {
 		errs = errors.Join(errs, x.index.Close())
 	}
+	x.chain, x.index = nil, nil
 	return errors.Join(errs, x.state.close())
 }
 
@@ -129,6 +145,7 @@ func (x *Expire) observe(ctx context.Context) error {
 	if err := x.openChain(); err != nil {
 		return err
 	}
+	x.state.sawRemoval(x.cfg.Removal)
 	changed, err := x.state.sawPolicy(x.cfg.Policy)
 	if err != nil {
 		return err
@@ -279,7 +296,11 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 			return rep, err
 		}
 	}
-	return rep, x.tell(ctx)
+	if err := x.tell(ctx); err != nil || !p.Removing {
+		return rep, err
+	}
+	err = x.bequeath(ctx, p, &rep)
+	return rep, err
 }
 
 // proofAge is how long a reading of the whole journal is good for.
@@ -315,6 +336,7 @@ type Report struct {
 	Dropped  int   `json:"snapshots"` // that lost their names
 	Retired  int   `json:"retired"`   // live names, by rules
 	Refused  int   `json:"refused"`   // contents that stay because disk and journal disagree
+	Removed  bool  `json:"removed"`   // nothing is left of the tenant
 }
 
 // end carries out a record of the own chain: contents, then stable, then done, then the state.

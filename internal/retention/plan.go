@@ -44,6 +44,8 @@ type Plan struct {
 	Later   []Due               // what only the lock keeps: when it goes
 	retire  map[string][]string // live names that rules let go of, by rule
 	Retires []Retire
+	// Removing says that the tenant's end has come.
+	Removing bool
 }
 
 // Amount is a number of contents and their bytes.
@@ -95,13 +97,17 @@ func (p *Plan) records() []*journal.Record {
 
 func (x *Expire) keeper() *keeper {
 	s := x.state
-	return newKeeper(s.snaps, s.inForce(x.cfg.CoolDown), time.Duration(s.Lock), s.seen, s.Clock.Age)
+	policies := s.inForce(x.cfg.CoolDown)
+	if s.removing(&x.cfg) {
+		policies = lastWill(policies)
+	}
+	return newKeeper(s.snaps, policies, time.Duration(s.Lock), s.seen, s.Clock.Age)
 }
 
 // Plan says what may be freed. It changes nothing.
 func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 	k := x.keeper()
-	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{}, retire: map[string][]string{}}
+	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{}, retire: map[string][]string{}, Removing: x.state.removing(&x.cfg)}
 	past, err := x.past(ctx, k, p)
 	if err != nil {
 		return nil, err
@@ -144,6 +150,9 @@ func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 		if !s.Dropped && k.snapshot(s.At) == 0 {
 			p.Drop = append(p.Drop, Snapshot{Name: s.Name, At: s.At, Time: s.Time})
 		}
+	}
+	if p.Removing {
+		return p, nil // every name goes
 	}
 	return p, x.rules(ctx, k, p)
 }

@@ -37,7 +37,8 @@ type meta struct {
 	Lock   int64        `json:"lock"` // the longest ever seen, in ns
 	Last   time.Time    `json:"last"` // wall clock of the last run: for people
 	// Whole is the age at which the journal was last read from its beginning: -1 for never.
-	Whole time.Duration `json:"whole"`
+	Whole   time.Duration `json:"whole"`
+	Removal *removal      `json:"removal,omitempty"`
 }
 
 // policy is a policy that was seen.

@@ -296,6 +296,9 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
 	path, err := s.cfg.Driver.Path(sl.id)
+	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
+		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = s.cfg.Driver.Create(ctx, sl.id); err == nil {
 			path, err = s.cfg.Driver.Path(sl.id)

@@ -397,7 +397,9 @@ func TestMigrate(t *testing.T) {
 		t.Fatal(err)
 	}
 	var told []string
-	loud := tenant.New(dir, tenant.Options{Migrated: func(from, to int, backup string) { told = append(told, fmt.Sprintf("%d %d %s", from, to, filepath.Base(backup))) }})
+	loud := tenant.New(dir, tenant.Options{Migrated: func(from, to int, backup string) {
+		told = append(told, fmt.Sprintf("%d %d %s", from, to, filepath.Base(backup)))
+	}})
 	for range 2 {
 		if _, err := loud.ChangeTenant("old", tenant.Change{Lock: &day}); err != nil {
 			t.Fatal(err)
