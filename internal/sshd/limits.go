@@ -85,16 +85,16 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 	switch {
 	case s.draining:
 		return nil, errDraining
-	case over(s.pre+1, s.cfg.Limits.PreAuthTotal):
+	case over(s.pre+1, s.limits().PreAuthTotal):
 		return nil, errTotal
-	case over(s.preAddr[c.key]+1, s.cfg.Limits.PreAuthPerAddress):
+	case over(s.preAddr[c.key]+1, s.limits().PreAuthPerAddress):
 		return nil, errAddress
 	}
 	s.pre++
 	s.preAddr[c.key]++
 	s.active++
 	s.conns[c] = struct{}{}
-	if d := s.cfg.Limits.LoginGrace; d >= 0 {
+	if d := s.limits().LoginGrace; d >= 0 {
 		// A timer and not a deadline: gliderlabs resets deadlines at every read and write.
 		c.grace = time.AfterFunc(d, func() { s.graceOver(c) })
 	}
@@ -124,7 +124,7 @@ func (s *Server) enter(c *conn, l *Login) error {
 		u = &usage{}
 		s.tenants[l.Tenant] = u
 	}
-	if limit := s.cfg.Limits.ConnsPerTenant; over(u.conns+1, limit) {
+	if limit := s.limits().ConnsPerTenant; over(u.conns+1, limit) {
 		return &RefusedError{Why: fmt.Sprintf("too many connections of this tenant (limit %d)", limit)}
 	}
 	u.conns++
@@ -169,7 +169,7 @@ func (s *Server) forget(tenant string) {
 func (s *Server) openSession(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.cfg.Limits
+	l := s.limits()
 	u := s.tenants[c.login.Tenant]
 	switch {
 	case c.ending != nil:
