@@ -98,6 +98,8 @@ type Store struct {
 
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
+	announcing sync.Mutex // one Announce at a time
+
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
 }
@@ -179,6 +181,9 @@ func (s *Store) takeLock() error {
 	s.lock = f
 	return nil
 }
+
+// SetFloor changes what the file system keeps free.
+func (s *Store) SetFloor(bytes, inodes uint64) { s.floor.Set(bytes, inodes) }
 
 // Tenants returns the catalog as of the last Reload.
 func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }

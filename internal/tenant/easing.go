@@ -54,7 +54,7 @@ func easing(old, new Retention) []string {
 	}
 	for _, h := range old.Holds {
 		if !slices.ContainsFunc(new.Holds, h.same) {
-			what = append(what, fmt.Sprintf("hold of %s: released (%s)", h.Snapshot, h.Reason))
+			what = append(what, fmt.Sprintf("hold of %s: released", h.Snapshot))
 		}
 	}
 	return what

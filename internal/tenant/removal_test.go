@@ -182,7 +182,7 @@ func TestEased(t *testing.T) {
 	if err := db.Release("acme", "s", ""); err != nil {
 		t.Fatal(err)
 	}
-	if got := announced(); got != keep+"; hold of s: released (audit) until 2026-11-09" {
+	if got := announced(); got != keep+"; hold of s: released until 2026-11-09" {
 		t.Errorf("announced %q", got)
 	}
 	// Partly taken back: the rest stays announced, for no longer than it was.
