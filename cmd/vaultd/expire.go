@@ -368,6 +368,11 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 			return nil
 		case <-wait.C:
 		}
+		if next, err := a.loadConfig(); err != nil { // changed since: what was read last still counts
+			log.Error("expire: read the configuration again", "error", err.Error())
+		} else {
+			conf = next
+		}
 		x, err := a.openExpirer(ctx, conf.Expire.CoolDown.Duration, log)
 		if err == nil {
 			err = x.all(ctx, nil, false, false, func(r expireReply, err error) {
@@ -382,7 +387,7 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 		if err != nil && ctx.Err() == nil {
 			log.Error("expire", "error", err.Error())
 		}
-		wait.Reset(conf.Expire.Interval.Duration)
+		wait.Reset(max(conf.Expire.Interval.Duration, time.Minute))
 	}
 }
 

@@ -70,6 +70,7 @@ type app struct {
 	json           bool
 	noProgress     bool
 	dryRun         bool
+	listen         []string      // --listen of serve
 	why            string        // the operator's reason, for the audit log
 	coolDown       time.Duration // of the configuration, where a command has read it
 }
@@ -94,7 +95,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
-		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.checkCommand(), a.configCommand(), a.versionCommand())
+		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.manCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
 }

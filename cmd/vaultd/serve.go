@@ -67,8 +67,17 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 
 // newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
 func newLogger(w io.Writer, format, level string) *slog.Logger {
-	var l slog.Level
-	l.UnmarshalText([]byte(level)) // checked with the configuration
+	return newLeveled(w, format, logLevel(level))
+}
+
+// logLevel reads a level that was checked with the configuration.
+func logLevel(text string) (l slog.Level) {
+	l.UnmarshalText([]byte(text))
+	return l
+}
+
+// newLeveled is newLogger with a level that may change.
+func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 	f, isFile := w.(*os.File)
 	tty := isFile && term.IsTerminal(int(f.Fd()))
 	switch {
@@ -168,7 +177,7 @@ func (a *app) serveCommand() *cobra.Command {
 			return err
 		}
 		if len(listen) > 0 {
-			conf.Listen = listen
+			conf.Listen, a.listen = listen, listen
 		}
 		return a.serve(cmd.Context(), conf, nil)
 	}}
@@ -178,7 +187,9 @@ func (a *app) serveCommand() *cobra.Command {
 
 // serve runs the server until ctx is cancelled, then drains. ready is called once it listens.
 func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
-	log := newLogger(a.stderr, conf.Log.Format, conf.Log.Level)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(conf.Log.Level))
+	log := newLeveled(a.stderr, conf.Log.Format, level)
 	keys, err := a.hostKeys(conf)
 	if err != nil {
 		return err
@@ -191,11 +202,13 @@ func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	err = a.serveStore(ctx, conf, log, keys, st, state, ready)
+	lc := &liveConfig{a: a, conf: *conf, level: level, log: log, store: st, loaded: time.Now().UTC(), verify: newRestarter(), expire: newRestarter()}
+	err = a.serveStore(ctx, lc, keys, st, state, ready)
 	return errors.Join(err, st.Close(), state.Close())
 }
 
-func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, keys []gossh.Signer, st *store.Store, state *tenant.State, ready func([]string) error) error {
+func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, ready func([]string) error) error {
+	conf, log := live.config(), live.log
 	acc := newAccess(st, state)
 	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
 	if err != nil {
@@ -213,6 +226,7 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	if err != nil {
 		return &configError{err}
 	}
+	live.door = door
 	var listeners []net.Listener
 	var addrs []string
 	for _, l := range conf.Listen {
@@ -236,8 +250,8 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
-			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion()}
-		}}
+			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(), Config: live.status()}
+		}, live: live}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	g, gctx := errgroup.WithContext(ctx)
@@ -245,10 +259,11 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	g.Go(func() error { return console.Serve(gctx, sock) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
-	if every := conf.Verify.Every.Duration; every > 0 {
-		g.Go(func() error { return st.VerifyAll(gctx, every, int64(conf.Verify.Rate)) })
-	}
-	g.Go(func() error { return a.keepExpiring(gctx, conf, log) })
+	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
+	g.Go(func() error {
+		return live.expire.run(gctx, func(ctx context.Context) error { return a.keepExpiring(ctx, live.config(), log) })
+	})
+	g.Go(func() error { return live.watch(gctx) })
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, runtime.GOMAXPROCS(0)) })
 	}
@@ -276,11 +291,7 @@ func (a *app) checkCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := a.hostKeys(conf); err != nil {
-			return &configError{err}
-		}
-		_, err = fmt.Fprintln(a.stdout, "configuration is good")
-		return err
+		return a.checkSurroundings(conf)
 	}}
 }
 
@@ -289,7 +300,7 @@ func (a *app) configCommand() *cobra.Command {
 	c.AddCommand(&cobra.Command{Use: "default", Short: "Print a configuration file with every key, its meaning and its default", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		_, err := io.WriteString(a.stdout, DefaultConfigTOML())
 		return err
-	}})
+	}}, a.configShow())
 	return c
 }
 

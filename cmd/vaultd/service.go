@@ -25,6 +25,7 @@ type operations struct {
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
 	server func() serverStatus                   // nil without a server
 	reload func() error
+	live   *liveConfig // nil without a server
 }
 
 func (o *operations) calls() map[string]admin.Call {
@@ -42,6 +43,8 @@ func (o *operations) calls() map[string]admin.Call {
 		"quota.recount":   admin.Handle(o.recount),
 		"freed":           admin.Handle(o.freed),
 		"retire":          admin.Handle(o.retire),
+		"config.reload":   admin.Handle(o.reloadConfig),
+		"config.show":     admin.Handle(o.showConfig),
 		"tenant.clear":    admin.Handle(o.clear),
 		"tenant.release":  admin.Handle(o.release),
 	}
@@ -93,6 +96,7 @@ func (o *operations) reloadCall(context.Context, struct{}) (uint64, error) {
 type snapshotRequest struct {
 	Tenant string `json:"tenant"`
 	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
 }
 
 type snapshotReply struct {
@@ -129,6 +133,15 @@ func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (take
 		return takenReply{}, err
 	}
 	begin := time.Now()
+	if in.DryRun {
+		have, err := o.snapshots(ctx, tenantRef{in.Tenant})
+		for _, s := range have {
+			if s.Name == in.Name {
+				err = errors.Join(err, fmt.Errorf("snapshot %q: %w", in.Name, fs.ErrExist))
+			}
+		}
+		return takenReply{snapshotReply: snapshotReply{Name: in.Name, Kind: "manual", Time: begin.UTC()}}, err
+	}
 	s, err := o.st.Snapshot(ctx, t, in.Name, "manual")
 	return takenReply{snapshotOf(s), time.Since(begin)}, err
 }
@@ -302,11 +315,12 @@ func (o *operations) restore(ctx context.Context, in pathRequest, w io.Writer) e
 }
 
 type serverStatus struct {
-	Started  time.Time `json:"started"`
-	Listen   []string  `json:"listen"`
-	Sessions int64     `json:"sessions"`
-	Logins   int       `json:"connections"`
-	Version  string    `json:"version"`
+	Started  time.Time     `json:"started"`
+	Listen   []string      `json:"listen"`
+	Sessions int64         `json:"sessions"`
+	Logins   int           `json:"connections"`
+	Version  string        `json:"version"`
+	Config   *configStatus `json:"config"`
 }
 
 type statusReply struct {
