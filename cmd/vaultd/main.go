@@ -25,6 +25,7 @@ import (
 	"vaultd/internal/retention"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/volume"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -157,7 +158,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &conf):
+	case errors.As(err, &conf), errors.Is(err, tenant.ErrFormat), errors.Is(err, volume.ErrFormat):
 		return exitConfig
 	case errors.As(err, &remote):
 		return remote.Code
@@ -186,6 +187,8 @@ func hint(err error) string {
 		return "make a new tenant with a shorter lock, and remove this one when its lock has ended"
 	case errors.As(err, &weak):
 		return "with --weaken it takes effect after a cool-down, in which it can be vetoed"
+	case errors.Is(err, tenant.ErrFormat), errors.Is(err, volume.ErrFormat):
+		return "if a newer vaultd wrote it, use that one: there is no way back"
 	case errors.Is(err, retention.ErrForeign):
 		return "somebody rewrote, cut or exchanged the journal: vaultd journal verify"
 	case errors.Is(err, store.ErrInUse), errors.Is(err, tenant.ErrBusy):

@@ -80,6 +80,9 @@ func openState(dir, id string) (*state, error) {
 }
 
 func (s *state) load(id string) error {
+	if err := s.db.View(func(tx *bbolt.Tx) error { return s.readMeta(tx, id) }); err != nil {
+		return err // before anything is written
+	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, b := range [][]byte{bucketMeta, bucketSeen, bucketSnaps, bucketPolicies, bucketFreed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
@@ -92,17 +95,6 @@ func (s *state) load(id string) error {
 		return err
 	}
 	return s.db.View(func(tx *bbolt.Tx) error {
-		if b := tx.Bucket(bucketMeta).Get(keyMeta); b != nil {
-			if err := json.Unmarshal(b, &s.meta); err != nil {
-				return fmt.Errorf("%w: %w", errState, err)
-			}
-		}
-		if s.Format > stateFormat {
-			return fmt.Errorf("%w: format %d is newer than this vaultd knows (%d)", errState, s.Format, stateFormat)
-		}
-		if s.Tenant != id {
-			return fmt.Errorf("%w: it is of %s, not of %s", errState, s.Tenant, id)
-		}
 		err := tx.Bucket(bucketSeen).ForEach(func(k, v []byte) error {
 			s.seen = append(s.seen, sighting{journal.Seq(binary.BigEndian.Uint64(k)), time.Duration(binary.BigEndian.Uint64(v))})
 			return nil
@@ -126,6 +118,26 @@ func (s *state) load(id string) error {
 			return err
 		})
 	})
+}
+
+// readMeta reads the state's one value, if there is one yet, and refuses a state that is not this tenant's or a newer vaultd's.
+func (s *state) readMeta(tx *bbolt.Tx, id string) error {
+	b := tx.Bucket(bucketMeta)
+	if b == nil {
+		return nil
+	}
+	if text := b.Get(keyMeta); text != nil {
+		if err := json.Unmarshal(text, &s.meta); err != nil {
+			return fmt.Errorf("%w: %w", errState, err)
+		}
+	}
+	if s.Format > stateFormat {
+		return fmt.Errorf("%w: format %d is newer than %d, the newest that this vaultd knows", errState, s.Format, stateFormat)
+	}
+	if s.Tenant != id {
+		return fmt.Errorf("%w: it is of %s, not of %s", errState, s.Tenant, id)
+	}
+	return nil
 }
 
 func (s *state) close() error { return s.db.Close() }
