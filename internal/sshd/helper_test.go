@@ -68,6 +68,7 @@ type access struct {
 	keys map[string]map[string]appendonly.Role // user -> fingerprint -> role
 
 	revoked chan struct{}
+	notices func(daily bool) []string
 	refuse  error                                                     // of Verified
 	open    func(ctx context.Context, who appendonly.Who) error       // first step of Open
 	close   func(ctx context.Context) error                           // of the FS
@@ -107,6 +108,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 		Tenant:  user,
 		Who:     appendonly.Who{Key: "key-of-" + user, Role: role},
 		Revoked: a.revoked,
+		Notices: a.notices,
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			a.mu.Lock()
 			a.whos = append(a.whos, who)
