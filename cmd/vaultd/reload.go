@@ -31,6 +31,7 @@ type liveConfig struct {
 	door   *sshd.Server
 	verify *restarter
 	expire *restarter
+	hup    chan os.Signal
 
 	mu     sync.Mutex // guards what follows; held through a reload
 	conf   Config     // in force
@@ -51,6 +52,14 @@ var reloadKeys = []string{"ssh.banner", "ssh.login_grace", "ssh.max_auth_tries",
 	"store.free_bytes", "store.free_inodes", "expire.interval", "expire.cool_down", "verify.every", "verify.rate", "log.level",
 	"defaults.mode", "defaults.quota", "defaults.quota_files", "defaults.seal_after", "defaults.resume_window", "defaults.durability", "defaults.snapshots",
 	"defaults.lock", "defaults.keep", "defaults.push_end_snapshots"}
+
+// newLiveConfig is that of a server that starts with conf. From here on SIGHUP does not end the process.
+func (a *app) newLiveConfig(conf *Config, log *slog.Logger, level *slog.LevelVar, st *store.Store) *liveConfig {
+	l := &liveConfig{a: a, conf: *conf, level: level, log: log, store: st, loaded: time.Now().UTC(), verify: newRestarter(), expire: newRestarter(),
+		hup: make(chan os.Signal, 1)}
+	signal.Notify(l.hup, syscall.SIGHUP)
+	return l
+}
 
 // configStatus is what `vaultd status` says of the configuration.
 type configStatus struct {
@@ -170,14 +179,12 @@ func (l *liveConfig) apply(next *Config, changed []string) error {
 
 // watch reloads at SIGHUP until ctx is cancelled.
 func (l *liveConfig) watch(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+	defer signal.Stop(l.hup)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hup:
+		case <-l.hup:
 			l.reload(false) // logs how it went
 		}
 	}

@@ -202,8 +202,7 @@ func (a *app) serve(ctx context.Context, conf *Config, ready func(addrs []string
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	lc := &liveConfig{a: a, conf: *conf, level: level, log: log, store: st, loaded: time.Now().UTC(), verify: newRestarter(), expire: newRestarter()}
-	err = a.serveStore(ctx, lc, keys, st, state, ready)
+	err = a.serveStore(ctx, a.newLiveConfig(conf, log, level, st), keys, st, state, ready)
 	return errors.Join(err, st.Close(), state.Close())
 }
 

@@ -332,7 +332,8 @@ func (a *app) tenantShow() *cobra.Command {
 		r := tenantJSON(t, snap.Keys(t.ID), used)
 		r.State, r.Usage = a.listed(t).State, &usageReply{Tenant: t.Name}
 		if r.State != stateRemoved {
-			if err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, r.Usage); err != nil {
+			err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, r.Usage)
+			if err != nil && (t.Removal == nil || exitCode(err) != exitNotFound) {
 				return err
 			}
 		}

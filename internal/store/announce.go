@@ -23,6 +23,7 @@ import (
 // announced is how far one store has come.
 type announced struct {
 	Audit uint64               `json:"audit"`           // the newest line that was dealt with
+	Later map[string]uint64    `json:"later,omitempty"` // tenant id -> the first line that could not be written into its chain
 	Came  map[string]time.Time `json:"came,omitempty"`  // tenant id -> due time of the last change whose taking effect was written
 	Ended map[string]time.Time `json:"ended,omitempty"` // tenant id -> due time of the removal
 }
@@ -43,18 +44,20 @@ func (s *Store) Announce(ctx context.Context) error {
 		s.cfg.Log.Warn("what was announced to tenants is not known, and is announced again", "error", err.Error())
 		done = announced{}
 	}
-	if done.Came == nil {
-		done.Came = map[string]time.Time{}
+	for _, m := range []*map[string]time.Time{&done.Came, &done.Ended} {
+		if *m == nil {
+			*m = map[string]time.Time{}
+		}
 	}
-	if done.Ended == nil {
-		done.Ended = map[string]time.Time{}
+	if done.Later == nil {
+		done.Later = map[string]uint64{}
 	}
 	before, err := json.Marshal(done)
 	if err != nil {
 		return err
 	}
 	if err = s.announce(ctx, &done); err != nil && ctx.Err() == nil {
-		s.cfg.Log.Error("write the operator's changes into the tenants' chains", "error", err.Error())
+		s.cfg.Log.Error("read the operator's changes for the tenants' chains", "error", err.Error())
 	}
 	after, merr := json.Marshal(done)
 	if merr == nil && string(before) != string(after) {
@@ -63,61 +66,104 @@ func (s *Store) Announce(ctx context.Context) error {
 	return errors.Join(err, merr)
 }
 
+// news is what is to be written into one tenant's chain, in order.
+type news struct {
+	what  string
+	about any
+	audit uint64 // the line that it is of; 0: none
+	done  func() // notes that it was written
+}
+
 func (s *Store) announce(ctx context.Context, done *announced) error {
-	var news []tenant.Entry
-	if s.Tenants().Seq > done.Audit {
-		if err := s.Catalog.Audit(done.Audit, func(e tenant.Entry) bool { news = append(news, e); return len(news) < 10_000 }); err != nil {
-			return err
-		}
+	byTenant := map[string][]news{}
+	from, newest := done.Audit, done.Audit
+	for _, seq := range done.Later {
+		from = min(from, seq-1)
 	}
-	for _, e := range news {
-		if e.What == "tenant set in force" && done.Came[e.ID].Equal(e.Due) {
-			done.Audit = e.Seq // was written when it took effect
-			continue
-		}
-		if err := s.tell(ctx, e.ID, e.What, e); err != nil {
+	if s.Tenants().Seq > done.Audit || len(done.Later) > 0 {
+		err := s.Catalog.Audit(from, func(e tenant.Entry) bool {
+			newest = max(newest, e.Seq)
+			late, failed := done.Later[e.ID]
+			again := e.What == "tenant set in force" && done.Came[e.ID].Equal(e.Due) // was written when it took effect
+			if e.ID != "" && !again && (e.Seq > done.Audit || failed && e.Seq >= late) {
+				byTenant[e.ID] = append(byTenant[e.ID], news{e.What, e, e.Seq, func() {}})
+			}
+			return true
+		})
+		if err != nil {
 			return err
 		}
-		done.Audit = e.Seq
 	}
 	for _, t := range s.Tenants().All() {
 		if c := t.Came; c != nil && !done.Came[t.ID].Equal(c.Due) {
-			since := tenant.Entry{Time: s.cfg.Now().UTC().Round(0), Who: c.Who, Why: c.Why, What: "tenant set in force", Tenant: t.Name, ID: t.ID,
+			e := tenant.Entry{Time: s.cfg.Now().UTC().Round(0), Who: c.Who, Why: c.Why, What: "tenant set in force", Tenant: t.Name, ID: t.ID,
 				Detail: strings.Join(c.What, "; ") + "; asked on " + c.Since.Format(time.RFC3339), Due: c.Due}
-			if err := s.tell(ctx, t.ID, since.What, since); err != nil {
-				return err
-			}
-			done.Came[t.ID] = c.Due
+			byTenant[t.ID] = append(byTenant[t.ID], news{e.What, e, 0, func() { done.Came[t.ID] = c.Due }})
 		}
 		if t.Removed(s.cfg.Now()) && !done.Ended[t.ID].Equal(t.Removal.Due) {
-			if err := s.tell(ctx, t.ID, "tenant remove in force", t.Removal); err != nil {
-				return err
-			}
-			done.Ended[t.ID] = t.Removal.Due
+			byTenant[t.ID] = append(byTenant[t.ID], news{"tenant remove in force", t.Removal, 0, func() { done.Ended[t.ID] = t.Removal.Due }})
 		}
 	}
+	for id, list := range byTenant {
+		if err := ctx.Err(); err != nil {
+			return err // what was written is written again
+		}
+		s.tell(ctx, id, list, done)
+	}
+	done.Audit = newest
 	return nil
 }
 
-// tell writes one thing into one tenant's chain, if it has one.
-func (s *Store) tell(ctx context.Context, id, what string, about any) error {
-	if id == "" {
+// tell writes what is new into one tenant's chain, if it has one. What fails waits for the next time, and keeps nobody else waiting. A
+// vault that was opened for this is closed again.
+func (s *Store) tell(ctx context.Context, id string, list []news, done *announced) {
+	_, err := s.cfg.Driver.Path(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		delete(done.Later, id)
+		return
+	}
+	sl := s.slot(id)
+	sl.mu.Lock()
+	open := sl.vault != nil
+	sl.mu.Unlock()
+	written := 0
+	if err == nil {
+		err = s.With(ctx, id, func(v *appendonly.Vault) error {
+			for _, n := range list {
+				note, err := json.Marshal(n.about)
+				if err == nil {
+					err = v.Announce(ctx, n.what, string(note))
+				}
+				if err != nil {
+					return err
+				}
+				n.done()
+				written++
+			}
+			return nil
+		})
+	}
+	if !open {
+		err = errors.Join(err, s.closeUnused(sl))
+	}
+	if written == len(list) {
+		delete(done.Later, id)
+		return
+	}
+	if _, known := done.Later[id]; !known {
+		s.cfg.Log.Error("write the operator's changes into a tenant's chain: tried again later", "id", id, "error", fmt.Sprint(err))
+	}
+	if n := list[written]; n.audit > 0 {
+		done.Later[id] = n.audit
+	}
+}
+
+// closeUnused closes a vault that nobody uses.
+func (s *Store) closeUnused(sl *slot) error {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.users > 0 || sl.pushes.Pending() {
 		return nil
 	}
-	if _, err := s.cfg.Driver.Path(id); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	note, err := json.Marshal(about)
-	if err != nil {
-		return err
-	}
-	err = s.With(ctx, id, func(v *appendonly.Vault) error { return v.Announce(ctx, what, string(note)) })
-	if errors.Is(err, appendonly.ErrReadOnly) || errors.Is(err, tenant.ErrNotFound) {
-		s.cfg.Log.Error("announce to a tenant", "id", id, "what", what, "error", err.Error())
-		return nil // the audit log has it; one broken tenant must not keep it from the others
-	}
-	if err != nil {
-		return fmt.Errorf("announce to tenant %s: %w", id, err)
-	}
-	return nil
+	return sl.close()
 }

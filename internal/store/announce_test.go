@@ -67,7 +67,7 @@ func TestAnnounce(t *testing.T) {
 	ok(t, err)
 	// The catalog's clock of this store is the system's: it has come by the time it is read.
 	again("tenant set", "tenant set", "tenant set in force")
-	// The next change stores it and has a line about it, which is not announced again.
+	// The next change stores it and has a line about it, which is not announced s.
 	small++
 	_, err = db.ChangeTenant("acme", tenant.Change{QuotaBytes: &small})
 	ok(t, err)
@@ -113,5 +113,42 @@ func TestClear(t *testing.T) {
 	live, _ := os.ReadDir(filepath.Join(dir, "files"))
 	if len(contents) != 2 || len(live) != 0 {
 		t.Errorf("%d contents and %d names; what was closed must have stayed", len(contents), len(live))
+	}
+}
+
+// A tenant whose chain can not be written is tried again, and keeps no other waiting.
+func TestAnnounceLater(t *testing.T) {
+	s := testStore(t, store.Config{}, "acme", "bolt")
+	acme, bolt := find(t, s, "acme"), find(t, s, "bolt")
+	for _, x := range []tenant.Tenant{acme, bolt} {
+		ok(t, push(t, s, x.ID, s.Tenants().Keys(x.ID)[0].ID, "a", "a"))
+	}
+	ok(t, s.Announce(t.Context()))
+	before, other := len(policyRecords(t, s, acme.ID)), len(policyRecords(t, s, bolt.ID))
+	dir, err := s.Dataset(acme.ID)
+	ok(t, err)
+	ok(t, s.CloseUnused(acme.ID))
+	ok(t, os.Rename(dir, dir+".away"))
+	ok(t, os.WriteFile(dir, nil, 0o600)) // something is there, and no dataset
+	small := int64(1 << 20)
+	for _, name := range []string{"acme", "bolt", "acme"} {
+		small++
+		_, err := s.Catalog.ChangeTenant(name, tenant.Change{QuotaBytes: &small})
+		ok(t, err)
+	}
+	for range 3 {
+		ok(t, s.Reload())
+		ok(t, s.Announce(t.Context()))
+	}
+	if got := len(policyRecords(t, s, bolt.ID)); got != other+1 {
+		t.Errorf("the other tenant: %d records after %d", got, other)
+	}
+	ok(t, os.Remove(dir))
+	ok(t, os.Rename(dir+".away", dir))
+	for range 3 {
+		ok(t, s.Announce(t.Context()))
+	}
+	if got := len(policyRecords(t, s, acme.ID)); got != before+2 {
+		t.Errorf("%d records after %d", got, before)
 	}
 }

@@ -87,6 +87,9 @@ func (d *DB) Veto(name string) (Tenant, error) {
 
 // bury gives a removed tenant's name free, in the transaction of the tenant that gets it.
 func (d *DB) bury(tx *bbolt.Tx, old Tenant, id string) error {
+	if old.Removed(d.now()) && old.ID != id {
+		return fmt.Errorf("add tenant %q: one of this name was removed, and something is left of it: %w", old.Name, ErrConflict)
+	}
 	if old.ID != id || !old.Removed(d.now()) {
 		return fmt.Errorf("add tenant %q: already there: %w", old.Name, ErrConflict)
 	}
