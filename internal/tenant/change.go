@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -51,6 +52,20 @@ func (c Change) storable() (Change, error) {
 		c.Prefixes = ptrTo(append([]Prefix{}, *c.Prefixes...))
 	}
 	return c, nil
+}
+
+// waits refuses a change of a field that a pending change has, too: when that came, it would undo this one without a word.
+func (t Tenant) waits(c Change) error {
+	if t.Pending == nil {
+		return nil
+	}
+	a, b := reflect.ValueOf(c), reflect.ValueOf(t.Pending.Change)
+	for i := range a.NumField() {
+		if !a.Field(i).IsNil() && !b.Field(i).IsNil() {
+			return fmt.Errorf("set %s: a change of the same waits until %s; veto that first: %w", t.Name, t.Pending.Due.Format(time.RFC3339), ErrConflict)
+		}
+	}
+	return nil
 }
 
 func ptrTo[T any](v T) *T { return &v }

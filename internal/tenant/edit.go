@@ -55,6 +55,9 @@ func (d *DB) ChangeTenant(name string, c Change) (Tenant, error) {
 				return old, Entry{}, err
 			}
 		}
+		if err := old.waits(c); err != nil {
+			return old, Entry{}, err
+		}
 		t, what, err := c.judge(old)
 		if err == nil && len(what) > 0 {
 			err = &WeakeningError{Tenant: name, What: what}

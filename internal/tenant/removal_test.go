@@ -210,3 +210,27 @@ func TestEased(t *testing.T) {
 		t.Errorf("veto after its time: %v", err)
 	}
 }
+
+// What waits is not undone, and does not undo, by the way.
+func TestPendingField(t *testing.T) {
+	db, now := clocked(t)
+	if _, _, err := db.AddTenant(plain("acme")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Weaken("acme", tenant.Change{ResumeWindow: ptr(48 * time.Hour), Snapshots: &[]string{}}, 7*day); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]tenant.Change{"the same": {ResumeWindow: ptr(time.Hour)}, "a list": {Snapshots: &[]string{"@hourly"}, QuotaBytes: ptr(int64(3))}} {
+		if _, err := db.ChangeTenant("acme", c); !errors.Is(err, tenant.ErrConflict) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := db.ChangeTenant("acme", tenant.Change{QuotaBytes: ptr(int64(3)), Durability: ptr(tenant.AtClose)}); err != nil {
+		t.Errorf("another: %v", err)
+	}
+	*now = epoch.Add(7 * day)
+	got, _ := snapshot(t, db).Tenant("acme")
+	if got.Policy.ResumeWindow != 48*time.Hour || len(got.Schedule.Snapshots) != 0 || got.Policy.Durability != tenant.AtClose || got.Quota.Bytes != 3 {
+		t.Errorf("got %+v", got)
+	}
+}
