@@ -395,8 +395,11 @@ func TestClearRefused(t *testing.T) {
 	must(t, os.RemoveAll(e.dataset()))
 	st, err := store.Open(e.a.dir, store.Config{})
 	must(t, err)
-	if _, _, err := st.Vault(context.Background(), e.id); !errors.Is(err, tenant.ErrNotFound) || !e.gone() {
+	if err := st.With(context.Background(), e.id, func(*appendonly.Vault) error { return nil }); !errors.Is(err, tenant.ErrNotFound) || !e.gone() {
 		t.Errorf("a dataset for a removed tenant: %v", err)
+	}
+	if _, _, err := st.Vault(context.Background(), e.id); !errors.Is(err, store.ErrRemoved) {
+		t.Errorf("a session: %v", err)
 	}
 	must(t, st.Close())
 }

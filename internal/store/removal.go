@@ -11,6 +11,9 @@ import (
 	"vaultd/internal/tenant"
 )
 
+// ErrRemoved refuses a client of a tenant whose end has come.
+var ErrRemoved = errors.New("this vault was removed")
+
 // removed finds a tenant whose end has come; others are ErrConflict.
 func (s *Store) removed(id string) (tenant.Tenant, error) {
 	t, ok := s.Tenants().TenantByID(id)

@@ -251,7 +251,7 @@ func limitsOf(t tenant.Tenant) quota.Limits {
 
 // With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
 func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) error) error {
-	v, done, err := s.Vault(ctx, id)
+	v, done, err := s.use(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -259,8 +259,17 @@ func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) e
 	return f(v)
 }
 
-// Vault returns a tenant's vault, opened if need be. done must be called when it is not used any more.
+// Vault returns a tenant's vault for a client's session, opened if need be; that of a removed tenant is ErrRemoved, whatever let the
+// client in. done must be called when it is not used any more.
 func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
+	if t, ok := s.Tenants().TenantByID(id); ok && t.Removed(s.cfg.Now()) {
+		return nil, nil, ErrRemoved
+	}
+	return s.use(ctx, id)
+}
+
+// use returns a tenant's vault, opened if need be.
+func (s *Store) use(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()

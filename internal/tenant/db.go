@@ -280,6 +280,13 @@ func (d *DB) log(tx *bbolt.Tx, e Entry) error {
 		return fmt.Errorf("write audit log: %w", err)
 	}
 	e.Seq, e.Time, e.Who, e.Why = seq, d.now(), d.o.Actor, d.o.Why
+	if e.Tenant != "" && e.ID == "" {
+		t, err := getTenant(tx, e.Tenant)
+		if err != nil {
+			return fmt.Errorf("write audit log: %w", err)
+		}
+		e.ID = t.ID
+	}
 	return put(b, seqKey(seq), e)
 }
 

@@ -35,7 +35,7 @@ func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 			return err
 		}
 		detail := fmt.Sprintf("%s; mode: %s; %s", t.ID, t.Policy.Mode, diff(Tenant{Policy: Policy{Mode: t.Policy.Mode}}, t))
-		if err := d.log(tx, Entry{What: "tenant add", Tenant: t.Name, ID: t.ID, Detail: detail}); err != nil {
+		if err := d.log(tx, Entry{What: "tenant add", Tenant: t.Name, Detail: detail}); err != nil {
 			return err
 		}
 		keys, err = d.putKeys(tx, t, n.Keys)
@@ -114,7 +114,7 @@ func (d *DB) edit(name string, f func(*bbolt.Tx, Tenant) (Tenant, Entry, error))
 		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
 			return err
 		}
-		e.Tenant, e.ID = name, t.ID
+		e.Tenant = name
 		return d.log(tx, e)
 	})
 	if err != nil {
@@ -129,7 +129,7 @@ func (d *DB) came(tx *bbolt.Tx, stored, now Tenant) error {
 		return nil
 	}
 	p := stored.Pending
-	return d.log(tx, Entry{What: "tenant set in force", Tenant: stored.Name, ID: stored.ID, Due: p.Due,
+	return d.log(tx, Entry{What: "tenant set in force", Tenant: stored.Name, Due: p.Due,
 		Detail: fmt.Sprintf("since %s: %s; asked by %s on %s", p.Due.Format(time.RFC3339), diff(stored, now), p.Who, p.Since.Format(time.RFC3339))})
 }
 
@@ -169,7 +169,7 @@ func (d *DB) RevokeKey(tenant, ref string) (key Key, err error) {
 		if err := put(tx.Bucket(bucketKeys), []byte(key.ID), key); err != nil {
 			return err
 		}
-		return d.log(tx, Entry{What: "key revoke", Tenant: t.Name, ID: t.ID, Key: key.ID, Detail: key.Comment})
+		return d.log(tx, Entry{What: "key revoke", Tenant: t.Name, Key: key.ID, Detail: key.Comment})
 	})
 	if err != nil {
 		return Key{}, err
@@ -223,7 +223,7 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 		}
 		detail := fmt.Sprintf("%s; role: %s; from: %v; expires: %v; path: %q; daily: %d bytes, %d records; comment: %q",
 			k.Fingerprint, k.Role, k.From, k.Expires, "/"+k.Path, k.Daily.Bytes, k.Daily.Records, k.Comment)
-		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, ID: t.ID, Key: k.ID, Detail: detail}); err != nil {
+		if err := d.log(tx, Entry{What: "key add", Tenant: t.Name, Key: k.ID, Detail: detail}); err != nil {
 			return nil, err
 		}
 		keys = append(keys, k)
