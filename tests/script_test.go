@@ -25,6 +25,7 @@ import (
 //	instant NAME                                  sets NAME to a time between what was and what comes
 //	random FILE BYTES SEED                        makes a file
 //	same A B                                      compares two files or trees: names, bytes, kinds
+//	golden FILE                                   compares the last standard output, without what is different each time
 //	log TEXT                                      waits until the server has logged TEXT
 //	unmount DIR                                   ends an sshfs
 //	older DURATION                                lets expire find everything that much older
@@ -45,7 +46,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"vault": cmdVault, "serve": cmdServe, "halt": cmdHalt, "kill9": cmdKill, "exits": cmdExits, "instant": cmdInstant,
-			"random": cmdRandom, "same": cmdSame, "log": cmdLog, "unmount": cmdUnmount, "older": cmdOlder,
+			"random": cmdRandom, "same": cmdSame, "log": cmdLog, "golden": cmdGolden, "unmount": cmdUnmount, "older": cmdOlder,
 		},
 	})
 }

@@ -23,6 +23,8 @@ type access struct {
 
 	mu     sync.Mutex // guards logins
 	logins map[*login]struct{}
+
+	told told // who was told today of what waits
 }
 
 // login is one key's connections: revoked is closed when the catalog does not let the key in any more.
@@ -93,6 +95,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 		NoTouch: k.NoTouch,
 		Verify:  k.Verify,
 		Revoked: l.revoked,
+		Notices: func(daily bool) []string { return a.notices(k, remote, daily) },
 	}, nil
 }
 
@@ -168,6 +171,7 @@ func (a *access) recheck() {
 func (a *access) reload() error {
 	err := a.st.Reload()
 	a.recheck()
+	a.st.Announce(context.Background()) // logs what fails; the catalog's change is made all the same
 	return err
 }
 
@@ -175,6 +179,7 @@ func (a *access) reload() error {
 func (a *access) watch(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
+	a.st.Announce(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -184,14 +189,15 @@ func (a *access) watch(ctx context.Context) error {
 			if err := a.settle(); err != nil {
 				return err
 			}
+			a.st.Announce(ctx)
 		}
 	}
 }
 
-// settle reloads the catalog when a change that waited is due.
+// settle reloads the catalog when a change or a removal that waited is due.
 func (a *access) settle() error {
-	for _, t := range a.st.Tenants().Tenants() {
-		if t.Pending != nil && !time.Now().Before(t.Pending.Due) {
+	for _, t := range a.st.Tenants().Tenants() { // those that were not removed when they were read
+		if t.Pending != nil && !time.Now().Before(t.Pending.Due) || t.Removed(time.Now()) {
 			return a.reload()
 		}
 	}

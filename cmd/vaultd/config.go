@@ -120,8 +120,8 @@ type StoreConfig struct {
 type ExpireConfig struct {
 	// Interval is how often it runs beside the server. Default 1h; 0s: never, somebody runs "vaultd expire".
 	Interval Duration `toml:"interval"`
-	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less
-	// wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
+	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less,
+	// and removals, wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
 	CoolDown Duration `toml:"cool_down"`
 }
 

@@ -120,7 +120,7 @@ func (h *handover) replacement(door *sshd.Server, console *admin.Server, end fun
 func (a *app) serveConfined(ctx context.Context, layout confine.Layout) error {
 	// The service manager may signal all processes of the service, and the supervisor passes its signal on: twice is not "at once" here.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT)
-	signal.Ignore(syscall.SIGHUP)
+	signal.Ignore(syscall.SIGHUP) // until there is a configuration to read again
 	parent, err := supervise.Inherited()
 	if err != nil {
 		return err
@@ -147,6 +147,9 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout) error {
 	conf, err := a.loadConfig()
 	if err != nil {
 		return err
+	}
+	if len(h.Listen) > 0 {
+		conf.Listen, a.listen = h.Listen, h.Listen
 	}
 	if h.Alive > 0 {
 		go h.sayAlive()

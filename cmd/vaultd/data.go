@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +29,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	var name string
 	create := &cobra.Command{Use: "create TENANT", Short: "Take a snapshot now", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		var out takenReply
-		if err := a.call(cmd.Context(), "snapshot.create", snapshotRequest{args[0], name}, &out); err != nil {
+		if err := a.call(cmd.Context(), "snapshot.create", snapshotRequest{args[0], name, a.dryRun}, &out); err != nil {
 			return err
 		}
 		return a.print("vaultd.snapshot/v1", out, func(w io.Writer) { fmt.Fprintln(w, out.Name) })
@@ -36,6 +37,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	create.Flags().StringVar(&name, "name", "", "what to call it (default: the time)")
 	a.jsonFlag(list)
 	a.jsonFlag(create)
+	a.dryRunFlag(create)
 	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease())
 	return c
 }
@@ -114,6 +116,9 @@ func (a *app) journalCommand() *cobra.Command {
 	}}
 	rebuild := &cobra.Command{Use: "rebuild [TENANT]", Short: "Make the index anew from the journal", Args: cobra.MaximumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		return a.eachTenant(args, func(name string) (any, error) {
+			if a.dryRun {
+				return a.wouldMake(cmd.Context(), name, "the index")
+			}
 			var out rebuildReply
 			if err := a.call(cmd.Context(), "journal.rebuild", tenantRef{name}, &out); err != nil {
 				return nil, err
@@ -129,6 +134,7 @@ func (a *app) journalCommand() *cobra.Command {
 	}}
 	a.jsonFlag(verify)
 	a.jsonFlag(rebuild)
+	a.dryRunFlag(rebuild)
 	c.AddCommand(verify, rebuild, export)
 	return c
 }
@@ -140,6 +146,15 @@ func (a *app) say(format string, args ...any) error {
 	}
 	_, err := fmt.Fprintf(a.stdout, format, args...)
 	return err
+}
+
+// wouldMake reads the journal from which something derived would be made, and makes nothing.
+func (a *app) wouldMake(ctx context.Context, name, what string) (any, error) {
+	var out verifyReply
+	if err := a.call(ctx, "journal.verify", tenantRef{name}, &out); err != nil {
+		return nil, err
+	}
+	return out, a.say("%s: %s would be made from %d records\n", name, what, out.Records)
 }
 
 // eachTenant does f for the tenant named in args, or for all; it goes on after errors.
@@ -180,6 +195,9 @@ func (a *app) rebuildCommand() *cobra.Command {
 			return &usageError{errors.New("rebuild what? --tree (for the index: vaultd journal rebuild)")}
 		}
 		return a.eachTenant(args, func(name string) (any, error) {
+			if a.dryRun {
+				return a.wouldMake(cmd.Context(), name, "the live tree")
+			}
 			var out mendedReply
 			if err := a.call(cmd.Context(), "rebuild.tree", tenantRef{name}, &out); err != nil {
 				return nil, err
@@ -188,6 +206,7 @@ func (a *app) rebuildCommand() *cobra.Command {
 		}, "vaultd.rebuild-tree/v1")
 	}}
 	c.Flags().BoolVar(&tree, "tree", false, "the files/ of the dataset")
+	a.dryRunFlag(c)
 	a.jsonFlag(c)
 	return c
 }
@@ -196,6 +215,9 @@ func (a *app) quotaCommand() *cobra.Command {
 	c := &cobra.Command{Use: "quota", Short: "What tenants are charged"}
 	recount := &cobra.Command{Use: "recount [TENANT]", Short: "Derive the account from the journal again", Args: cobra.MaximumNArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		return a.eachTenant(args, func(name string) (any, error) {
+			if a.dryRun {
+				return a.wouldMake(cmd.Context(), name, "the account")
+			}
 			var out recountReply
 			if err := a.call(cmd.Context(), "quota.recount", tenantRef{name}, &out); err != nil {
 				return nil, err
@@ -208,6 +230,7 @@ func (a *app) quotaCommand() *cobra.Command {
 		}, "vaultd.quota-recount/v1")
 	}}
 	a.jsonFlag(recount)
+	a.dryRunFlag(recount)
 	c.AddCommand(recount)
 	return c
 }
@@ -267,6 +290,8 @@ func judge(s statusReply) (int, string) {
 		return 2, fmt.Sprintf("no server is running; %d tenants", len(s.Tenants))
 	case len(s.Server.Confinement.Failed) > 0:
 		return 1, s.Server.Confinement.Summary()
+	case s.Server.Config != nil && !s.Server.Config.OK:
+		return 1, fmt.Sprintf("serving %d tenants, and the last reload of the configuration, at %s, failed: vaultd check", len(s.Tenants), stamp(s.Server.Config.Tried))
 	case full > 0:
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
 	}

@@ -38,6 +38,7 @@ type expirer struct {
 	server   func(t tenant.Tenant) retention.Server
 	log      *slog.Logger
 	lock     *os.File
+	step     func(string) // tests; see retention.Config
 }
 
 // openExpirer takes the lock of the store's expire; it waits a little for another one.
@@ -71,7 +72,7 @@ func (a *app) openExpirer(ctx context.Context, coolDown time.Duration, log *slog
 func (x *expirer) close() error { return x.lock.Close() }
 
 // with calls f with one tenant's expire. A tenant without a dataset has nothing to expire.
-func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.Expire) error) error {
+func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.Expire) error) (err error) {
 	data, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -96,26 +97,27 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 		return err
 	}
 	defer chain.Close()
-	e, err := retention.Open(ctx, retention.Config{Dir: dir, Tenant: t.ID, Policy: t.Retention, CoolDown: x.coolDown, Contents: contents,
-		Current: func() (tenant.Retention, error) { return x.current(t) },
-		Chain:   chain, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name)})
+	conf := x.config(t)
+	conf.Contents, conf.Chain = contents, chain
+	e, err := retention.Open(ctx, conf)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(e), e.Close())
+	defer func() { err = errors.Join(err, e.Close()) }()
+	return f(e)
 }
 
-// current reads a tenant's policy again: a hold, a longer lock or a pause counts also for a run that is under way.
-func (x *expirer) current(t tenant.Tenant) (tenant.Retention, error) {
+// current reads a tenant again: a hold, a longer lock, a pause or a veto counts also for a run that is under way.
+func (x *expirer) current(t tenant.Tenant) (tenant.Tenant, error) {
 	snap, err := x.a.catalog().Snapshot()
 	if err != nil {
-		return tenant.Retention{}, err
+		return t, err
 	}
-	now, ok := snap.Tenant(t.Name)
-	if !ok || now.ID != t.ID {
-		return tenant.Retention{}, fmt.Errorf("tenant %q: %w", t.Name, tenant.ErrNotFound)
+	now, ok := snap.TenantByID(t.ID)
+	if !ok {
+		return t, fmt.Errorf("tenant %q: %w", t.Name, tenant.ErrNotFound)
 	}
-	return now.Retention, nil
+	return now, nil
 }
 
 // journaling has the server (or the store itself, when none runs) journal what expire did.
@@ -224,6 +226,8 @@ type expireReply struct {
 	Versions []goingReply         `json:"versions,omitempty"`
 	Refused  int                  `json:"refused"`
 	Paused   *tenant.Pause        `json:"paused,omitempty"`
+	Retired  int                  `json:"retired"`           // live names that went
+	Removed  bool                 `json:"removed,omitempty"` // the tenant was, and nothing is left of it
 	Error    string               `json:"error,omitempty"`
 }
 
@@ -237,7 +241,7 @@ type goingReply struct {
 // one runs, or with dry plans, one tenant's expire. A run that a change of the policy stopped begins again with that.
 func (x *expirer) one(ctx context.Context, t tenant.Tenant, dry, list bool) (out expireReply, err error) {
 	for range 5 {
-		if t.Retention, err = x.current(t); err != nil {
+		if t, err = x.current(t); err != nil {
 			return expireReply{Tenant: t.Name}, err
 		}
 		var again expireReply
@@ -253,11 +257,16 @@ func (x *expirer) one(ctx context.Context, t tenant.Tenant, dry, list bool) (out
 
 func (x *expirer) try(ctx context.Context, t tenant.Tenant, dry, list bool) (expireReply, error) {
 	out := expireReply{Tenant: t.Name}
+	if over, err := x.over(ctx, t, dry); over || err != nil {
+		out.Removed = over
+		return out, err
+	}
 	err := x.with(ctx, t, func(e *retention.Expire) error {
 		if !dry {
 			rep, err := e.Run(ctx)
 			out.show(rep.Plan)
 			out.Contents, out.Bytes, out.Refused = rep.Contents, rep.Bytes, rep.Refused
+			out.Retired, out.Removed = rep.Retired, rep.Removed
 			if out.Paused != nil {
 				out.Dropped, out.Retires = nil, nil
 			}
@@ -293,7 +302,7 @@ func (x *expirer) all(ctx context.Context, names []string, dry, list bool, each 
 	if err != nil {
 		return err
 	}
-	tenants := snap.Tenants()
+	tenants := x.unfinished(snap.All())
 	if len(names) > 0 {
 		t, ok := snap.Tenant(names[0])
 		if !ok {
@@ -374,6 +383,10 @@ func (a *app) showExpire(w io.Writer, r expireReply) {
 		fmt.Fprintf(w, "%s: nothing more is freed: %s\n", r.Tenant, r.Error)
 		return
 	}
+	if r.Removed {
+		fmt.Fprintf(w, "%s: removed; nothing is left of it\n", r.Tenant)
+		return
+	}
 	if p := r.Paused; p != nil {
 		fmt.Fprintf(w, "%s: paused by %s since %s: %s; nothing is freed until vaultd expire resume %s\n", r.Tenant, p.Who, stamp(p.Since), p.Reason, r.Tenant)
 		if verb = "resumed, it would free"; !a.dryRun {
@@ -411,13 +424,18 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 			return nil
 		case <-wait.C:
 		}
+		if next, err := a.loadConfig(); err != nil { // changed since: what was read last still counts
+			log.Error("expire: read the configuration again", "error", err.Error())
+		} else {
+			conf = next
+		}
 		x, err := a.openExpirer(ctx, conf.Expire.CoolDown.Duration, log)
 		if err == nil {
 			err = x.all(ctx, nil, false, false, func(r expireReply, err error) {
 				if err != nil && ctx.Err() == nil {
 					log.Error("expire: nothing more is freed of a tenant", "tenant", r.Tenant, "error", err.Error())
-				} else if r.Contents+len(r.Dropped)+len(r.Retires) > 0 {
-					log.Info("expired", "tenant", r.Tenant, "contents", r.Contents, "bytes", r.Bytes, "snapshots", len(r.Dropped))
+				} else if r.Contents+len(r.Dropped)+len(r.Retires)+r.Retired > 0 || r.Removed {
+					log.Info("expired", "tenant", r.Tenant, "contents", r.Contents, "bytes", r.Bytes, "snapshots", len(r.Dropped), "names", r.Retired, "removed", r.Removed)
 				}
 			})
 			err = errors.Join(err, x.close())
@@ -425,7 +443,7 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 		if err != nil && ctx.Err() == nil {
 			log.Error("expire", "error", err.Error())
 		}
-		wait.Reset(conf.Expire.Interval.Duration)
+		wait.Reset(max(conf.Expire.Interval.Duration, time.Minute))
 	}
 }
 
@@ -477,6 +495,7 @@ func (a *app) lockCommand() *cobra.Command {
 		}
 		return a.changeTenant(cmd, args[0], tenant.Change{Lock: &d.Duration})
 	}}
+	a.whyFlag(extend)
 	a.jsonFlag(extend)
 	a.dryRunFlag(extend)
 	c.AddCommand(extend)
@@ -497,6 +516,11 @@ func (a *app) snapshotHold() *cobra.Command {
 		if err := a.catalog().Hold(args[0], tenant.Hold{Snapshot: args[1], At: have[i].Instant, Reason: reason}); err != nil {
 			return err
 		}
+		if !a.dryRun {
+			if err := a.reload(cmd.Context()); err != nil {
+				return err
+			}
+		}
 		return a.say("%s: %s is held: %s\n", args[0], args[1], reason)
 	}}
 	c.Flags().StringVar(&reason, "reason", "", "why, for those who find it later")
@@ -507,12 +531,18 @@ func (a *app) snapshotHold() *cobra.Command {
 func (a *app) snapshotRelease() *cobra.Command {
 	var reason string
 	c := &cobra.Command{Use: "release TENANT SNAPSHOT [--reason TEXT]", Short: "End a hold (all of a snapshot's, or the one with this reason)", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
-		if err := a.catalog().Release(args[0], args[1], reason); err != nil {
-			return err
-		}
 		conf, err := a.loadConfig()
 		if err != nil {
 			return err
+		}
+		a.coolDown = conf.Expire.CoolDown.Duration
+		if err := a.catalog().Release(args[0], args[1], reason); err != nil {
+			return err
+		}
+		if !a.dryRun {
+			if err := a.reload(cmd.Context()); err != nil {
+				return err
+			}
 		}
 		return a.say("%s: %s is released; it still counts for %s\n", args[0], args[1], tenant.Days(conf.Expire.CoolDown.Duration))
 	}}

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,7 @@ import (
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
 	"vaultd/internal/tenant"
+	"vaultd/internal/volume"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -72,6 +74,9 @@ type app struct {
 	noProgress     bool
 	dryRun         bool
 	parent         *supervise.Client // of the confined server
+	listen         []string          // --listen of serve
+	why            string            // the operator's reason, for the audit log
+	coolDown       time.Duration     // of the configuration, where a command has read it
 }
 
 func (a *app) root() *cobra.Command {
@@ -91,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
-		a.checkCommand(), a.configCommand(), a.versionCommand())
+		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.manCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
 }
@@ -158,7 +163,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.As(err, &conf):
+	case errors.As(err, &conf), errors.Is(err, tenant.ErrFormat), errors.Is(err, volume.ErrFormat):
 		return exitConfig
 	case errors.As(err, &remote):
 		return remote.Code
@@ -187,6 +192,8 @@ func hint(err error) string {
 		return "make a new tenant with a shorter lock, and remove this one when its lock has ended"
 	case errors.As(err, &weak):
 		return "with --weaken it takes effect after a cool-down, in which it can be vetoed"
+	case errors.Is(err, tenant.ErrFormat), errors.Is(err, volume.ErrFormat):
+		return "if a newer vaultd wrote it, use that one: there is no way back"
 	case errors.Is(err, retention.ErrForeign):
 		return "somebody rewrote, cut or exchanged the journal: vaultd journal verify"
 	case errors.Is(err, retention.ErrChain), errors.Is(err, retention.ErrState):

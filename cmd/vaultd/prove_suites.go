@@ -88,7 +88,7 @@ func (p *prover) env(protocol string) (*attack.Env, error) {
 	}
 	if protocol == "sftp" {
 		e.Snapshot = func(ctx context.Context, name string) error {
-			return p.a.call(ctx, "snapshot.create", snapshotRequest{p.t.Name, name}, nil)
+			return p.a.call(ctx, "snapshot.create", snapshotRequest{Tenant: p.t.Name, Name: name}, nil)
 		}
 	}
 	return e, err

@@ -69,8 +69,17 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 
 // newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
 func newLogger(w io.Writer, format, level string) *slog.Logger {
-	var l slog.Level
-	l.UnmarshalText([]byte(level)) // checked with the configuration
+	return newLeveled(w, format, logLevel(level))
+}
+
+// logLevel reads a level that was checked with the configuration.
+func logLevel(text string) (l slog.Level) {
+	l.UnmarshalText([]byte(text))
+	return l
+}
+
+// newLeveled is newLogger with a level that may change.
+func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 	f, isFile := w.(*os.File)
 	tty := isFile && term.IsTerminal(int(f.Fd()))
 	switch {
@@ -170,7 +179,7 @@ func (a *app) serveCommand() *cobra.Command {
 			return err
 		}
 		if len(listen) > 0 {
-			conf.Listen = listen
+			conf.Listen, a.listen = listen, listen
 		}
 		return a.supervise(cmd.Context(), conf, nil)
 	}}
@@ -180,7 +189,9 @@ func (a *app) serveCommand() *cobra.Command {
 
 // serve is the server, with what the supervisor handed over: it serves until ctx is cancelled, then drains.
 func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
-	log := newLogger(a.stderr, conf.Log.Format, conf.Log.Level)
+	level := new(slog.LevelVar)
+	level.Set(logLevel(conf.Log.Level))
+	log := newLeveled(a.stderr, conf.Log.Format, level)
 	h.logReport(log)
 	keys, err := a.hostKeys(conf)
 	if err != nil {
@@ -194,11 +205,14 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
-	err = a.serveStore(ctx, conf, log, keys, st, state, h)
+	live := a.newLiveConfig(conf, log, level, st)
+	live.expire = func() error { return h.parent.Call("reloaded", nil, nil) }
+	err = a.serveStore(ctx, live, keys, st, state, h)
 	return errors.Join(err, st.Close(), state.Close())
 }
 
-func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, keys []gossh.Signer, st *store.Store, state *tenant.State, h *handover) error {
+func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, h *handover) error {
+	conf, log := live.config(), live.log
 	acc := newAccess(st, state)
 	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
 	if err != nil {
@@ -217,6 +231,7 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 		return &configError{err}
 	}
 	rememberAddresses(door, st, state)
+	live.door = door
 	var listeners []net.Listener
 	var addrs []string
 	for _, l := range h.listeners {
@@ -227,8 +242,8 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Confinement: h.report, SpareSlots: h.spares.count()}
-		}, door: door}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+		}, door: door, live: live}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
@@ -239,9 +254,8 @@ func (a *app) serveStore(ctx context.Context, conf *Config, log *slog.Logger, ke
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return acc.watch(gctx) })
-	if every := conf.Verify.Every.Duration; every > 0 {
-		g.Go(func() error { return st.VerifyAll(gctx, every, int64(conf.Verify.Rate)) })
-	}
+	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
+	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, h.Procs) })
@@ -262,11 +276,7 @@ func (a *app) checkCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := a.hostKeys(conf); err != nil {
-			return &configError{err}
-		}
-		_, err = fmt.Fprintln(a.stdout, "configuration is good")
-		return err
+		return a.checkSurroundings(conf)
 	}}
 }
 
@@ -275,7 +285,7 @@ func (a *app) configCommand() *cobra.Command {
 	c.AddCommand(&cobra.Command{Use: "default", Short: "Print a configuration file with every key, its meaning and its default", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		_, err := io.WriteString(a.stdout, DefaultConfigTOML())
 		return err
-	}})
+	}}, a.configShow())
 	return c
 }
 

@@ -28,6 +28,7 @@ type operations struct {
 	server func() serverStatus                   // nil without a server
 	reload func() error
 	door   *sshd.Server // nil without a server
+	live   *liveConfig  // nil without a server
 }
 
 func (o *operations) calls() map[string]admin.Call {
@@ -51,6 +52,10 @@ func (o *operations) calls() map[string]admin.Call {
 		"explain":         admin.Handle(o.explain),
 		"undo":            admin.Handle(o.undo),
 		"incident":        admin.Handle(o.incident),
+		"config.reload":   admin.Handle(o.reloadConfig),
+		"config.show":     admin.Handle(o.showConfig),
+		"tenant.clear":    admin.Handle(o.clear),
+		"tenant.release":  admin.Handle(o.release),
 	}
 }
 
@@ -101,6 +106,7 @@ func (o *operations) reloadCall(context.Context, struct{}) (uint64, error) {
 type snapshotRequest struct {
 	Tenant string `json:"tenant"`
 	Name   string `json:"name"`
+	DryRun bool   `json:"dry_run,omitempty"`
 }
 
 type snapshotReply struct {
@@ -137,6 +143,15 @@ func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (take
 		return takenReply{}, err
 	}
 	begin := time.Now()
+	if in.DryRun {
+		have, err := o.snapshots(ctx, tenantRef{in.Tenant})
+		for _, s := range have {
+			if s.Name == in.Name {
+				err = errors.Join(err, fmt.Errorf("snapshot %q: %w", in.Name, fs.ErrExist))
+			}
+		}
+		return takenReply{snapshotReply: snapshotReply{Name: in.Name, Kind: "manual", Time: begin.UTC()}}, err
+	}
 	s, err := o.st.Snapshot(ctx, t, in.Name, "manual")
 	return takenReply{snapshotOf(s), time.Since(begin)}, err
 }
@@ -319,6 +334,7 @@ type serverStatus struct {
 	Bans     int       `json:"bans"`    // addresses
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
+	Config   *configStatus    `json:"config"`
 
 	Confinement confine.Report `json:"confinement"`
 	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again

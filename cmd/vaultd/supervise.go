@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -35,11 +36,14 @@ const program = "/proc/self/exe"
 // clients wait and are not refused. Both die with it, also when it is killed.
 type supervisor struct {
 	a      *app
-	conf   *Config
+	conf   *Config // Expire and Log change with reloads, and are guarded by mu
 	log    *slog.Logger
 	spares *store.Spares
 	boot   string
 	procs  int
+
+	mu     sync.Mutex
+	expire *restarter
 
 	listeners []net.Listener
 	admin     *admin.Listener
@@ -53,7 +57,7 @@ type supervisor struct {
 
 // supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
 func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []string) error) error {
-	s := &supervisor{a: a, conf: conf, log: newLogger(a.stderr, conf.Log.Format, conf.Log.Level), ready: ready, procs: runtime.GOMAXPROCS(0),
+	s := &supervisor{a: a, conf: conf, log: newLogger(a.stderr, conf.Log.Format, conf.Log.Level), ready: ready, procs: runtime.GOMAXPROCS(0), expire: newRestarter(),
 		failed: make(chan error, 1)}
 	if err := s.prepare(ctx); err != nil {
 		s.close()
@@ -62,10 +66,35 @@ func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []st
 	ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
 	expired := make(chan error, 1)
-	go func() { expired <- a.keepExpiring(ctx, conf, s.log) }()
+	go func() {
+		expired <- s.expire.run(ctx, func(ctx context.Context) error { return a.keepExpiring(ctx, s.config(), s.log) })
+	}()
 	err := s.keepServing(ctx)
 	s.stop()
 	return errors.Join(err, <-expired, s.close())
+}
+
+// config is what is in force.
+func (s *supervisor) config() *Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := *s.conf
+	return &c
+}
+
+// reloaded starts expire again, where the file says something else for it than before: the server asked for it, and could ask all day.
+func (s *supervisor) reloaded() error {
+	next, err := s.a.loadConfig()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next.Expire != s.conf.Expire || next.Log != s.conf.Log {
+		s.conf.Expire, s.conf.Log = next.Expire, next.Log
+		s.expire.again()
+	}
+	return nil
 }
 
 // lockPatience is how long the server of a supervisor that was just killed may take to die with it.
@@ -216,6 +245,7 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 // begun is what a server is told when it starts.
 type begun struct {
 	Listeners int           `json:"listeners"`
+	Listen    []string      `json:"listen"` // of the command line, where it says any
 	Procs     int           `json:"procs"` // the runtime in a confined process can not read the limits of its group
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
@@ -321,13 +351,14 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 	}
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
 				Alive: every / 3}, nil
 		},
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)
 			return configFile{path, text, text != nil}, err
 		},
+		"reloaded": func(json.RawMessage) (any, error) { return nil, s.reloaded() },
 		"ready": func(args json.RawMessage) (any, error) {
 			var addrs []string
 			if err := json.Unmarshal(args, &addrs); err != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,11 +16,9 @@ import (
 	"vaultd/internal/tenant"
 )
 
-func (a *app) catalog() *tenant.DB { return tenant.New(a.dir, tenant.Options{DryRun: a.dryRun}) }
-
 func (a *app) tenantCommand() *cobra.Command {
 	c := &cobra.Command{Use: "tenant", Short: "Accounts: who stores what, and under which policy"}
-	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(),
+	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(), a.tenantRemove(),
 		a.tenantSuspend("suspend", "Make a tenant read-only", true), a.tenantSuspend("resume", "End a suspension", false))
 	return c
 }
@@ -39,14 +38,14 @@ type policyFlags struct {
 func (p *policyFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&p.mode, "mode", "", "strict (write-once names) or versioned (overwriting keeps history)")
-	f.StringArrayVar(&p.prefixes, "prefix", nil, "PATH=MODE: another mode below a directory (repeat for several; the whole list)")
+	f.StringArrayVar(&p.prefixes, "prefix", nil, "PATH=MODE: another mode below a directory (repeat for several; the whole list; \"\" for none)")
 	f.StringVar(&p.quota, "quota", "", "how much may be stored, such as 500G; 0 is unlimited")
 	f.Int64Var(&p.files, "max-files", 0, "how many names there may be; 0 is unlimited")
 	f.DurationVar(&p.sealAfter, "seal-after", 0, "how long ordinary names may still be changed by their key (0: not at all)")
 	f.DurationVar(&p.resumeWindow, "resume-window", 0, "how long interrupted uploads are kept")
 	f.StringVar(&p.durability, "durability", "", "session, or close: every CLOSE waits for stable storage")
 	f.BoolVar(&p.deleteFails, "delete-fails", false, "rsync --delete to a strict tenant ends with status 23 when something was kept, not with a warning")
-	f.StringArrayVar(&p.snapshots, "snapshot", nil, "a schedule line, such as @hourly or \"30 4 * * *\" (repeat; the whole list)")
+	f.StringArrayVar(&p.snapshots, "snapshot", nil, "a schedule line, such as @hourly or \"30 4 * * *\" (repeat; the whole list; \"\" for none)")
 	f.Var(&p.lock, "lock", "how long nothing of the past is freed after it ended, such as 30d; can only be lengthened")
 	f.StringVar(&p.keep, "keep", "", "which instants stay after the lock: all, or such as hourly=24,daily=30,weekly=12,monthly=24,yearly=5")
 	f.StringArrayVar(&p.rules, "expire", nil, "PATH=AGE: files below PATH go when they are older (repeat; the whole list; \"\" for none)")
@@ -66,6 +65,9 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 	if given("prefix") {
 		list := []tenant.Prefix{}
 		for _, x := range p.prefixes {
+			if x == "" {
+				continue
+			}
 			path, mode, ok := strings.Cut(x, "=")
 			var m appendonly.Mode
 			if err := m.UnmarshalText([]byte(mode)); !ok || err != nil {
@@ -97,7 +99,8 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 		ch.DeleteFails = &p.deleteFails
 	}
 	if given("snapshot") {
-		ch.Snapshots = &p.snapshots
+		list := slices.DeleteFunc(append([]string{}, p.snapshots...), func(l string) bool { return l == "" })
+		ch.Snapshots = &list
 	}
 	if given("lock") {
 		ch.Lock = &p.lock.Duration
@@ -257,6 +260,9 @@ func (a *app) tenantAdd() *cobra.Command {
 		n := conf.newTenant(args[0])
 		n.Keys = keys
 		applyChange(&n, ch)
+		if n.Over, err = a.nameless(args[0]); err != nil {
+			return err
+		}
 		t, added, err := a.catalog().AddTenant(n)
 		if err != nil {
 			return err
@@ -276,6 +282,7 @@ func (a *app) tenantAdd() *cobra.Command {
 	}}
 	p.register(c)
 	k.register(c)
+	a.whyFlag(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -290,13 +297,14 @@ type keyReply struct {
 
 type tenantReply struct {
 	tenant.Tenant
+	State string      `json:"state"`
 	Keys  []keyReply  `json:"keys"`
 	CAs   []tenant.CA `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
 }
 
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
-	r := tenantReply{Tenant: t, Keys: []keyReply{}}
+	r := tenantReply{Tenant: t, State: stateOf(t), Keys: []keyReply{}}
 	for _, k := range keys {
 		r.Keys = append(r.Keys, keyReply{Key: k, LastUsed: used[k.ID].Time, LastRemote: used[k.ID].Remote})
 	}
@@ -304,27 +312,28 @@ func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) 
 }
 
 func (a *app) tenantList() *cobra.Command {
+	var all bool
 	c := &cobra.Command{Use: "list", Short: "List the tenants", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		snap, err := a.catalog().Snapshot()
 		if err != nil {
 			return err
 		}
-		list := snap.Tenants()
-		if list == nil {
-			list = []tenant.Tenant{}
+		list := []listedTenant{}
+		for _, t := range snap.All() {
+			l := a.listed(t)
+			if all || l.State != stateRemoved {
+				list = append(list, l)
+			}
 		}
 		return a.print("vaultd.tenants/v1", list, func(w io.Writer) {
 			var rows [][]string
 			for _, t := range list {
-				state := "active"
-				if t.Suspended {
-					state = "suspended"
-				}
-				rows = append(rows, []string{t.Name, state, t.Policy.Mode.String(), limit(t.Quota.Bytes), fmt.Sprint(len(snap.Keys(t.ID))), t.ID})
+				rows = append(rows, []string{t.Name, t.State, t.Policy.Mode.String(), limit(t.Quota.Bytes), fmt.Sprint(len(snap.Keys(t.ID))), t.ID, t.remark()})
 			}
-			table(w, []string{"NAME", "STATE", "MODE", "QUOTA", "KEYS", "ID"}, rows)
+			table(w, []string{"NAME", "STATE", "MODE", "QUOTA", "KEYS", "ID", ""}, rows)
 		})
 	}}
+	c.Flags().BoolVar(&all, "all", false, "those too that were removed and of which nothing is left")
 	a.jsonFlag(c)
 	return c
 }
@@ -339,14 +348,16 @@ func (a *app) tenantShow() *cobra.Command {
 		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
 			return err
 		}
-		var usage usageReply
-		if err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, &usage); err != nil {
-			return err
-		}
 		r := tenantJSON(t, snap.Keys(t.ID), used)
-		r.Usage, r.CAs = &usage, snap.CAs(t.ID)
-		if err := a.today(cmd.Context(), t.Name, r.Keys); err != nil {
-			return err
+		r.State, r.Usage, r.CAs = a.listed(t).State, &usageReply{Tenant: t.Name}, snap.CAs(t.ID)
+		if r.State != stateRemoved {
+			err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, r.Usage)
+			if err == nil {
+				err = a.today(cmd.Context(), t.Name, r.Keys)
+			}
+			if err != nil && (t.Removal == nil || exitCode(err) != exitNotFound) {
+				return err
+			}
 		}
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
@@ -356,8 +367,8 @@ func (a *app) tenantShow() *cobra.Command {
 
 func showTenant(w io.Writer, r tenantReply) {
 	t, u := r.Tenant, r.Usage
-	state := "active"
-	if t.Suspended {
+	state := r.State
+	if t.Suspended && state == stateSuspended {
 		state = "suspended (read-only)"
 	}
 	if u.ReadOnly != "" {
@@ -385,8 +396,8 @@ func showTenant(w io.Writer, r tenantReply) {
 	for _, h := range t.Retention.Holds {
 		rows = append(rows, []string{"hold", fmt.Sprintf("%s: %s (%s, %s)", h.Snapshot, h.Reason, h.Who, stamp(h.Since))})
 	}
-	if t.Pending != nil {
-		rows = append(rows, []string{"WAITS", fmt.Sprintf("%s, until %s (by %s); vaultd tenant veto %s", strings.Join(t.Pending.What, "; "), stamp(t.Pending.Due), t.Pending.Who, t.Name)})
+	for _, n := range t.Notices(time.Now()) {
+		rows = append(rows, []string{"WAITS", waiting(n, t)})
 	}
 	for _, row := range rows {
 		fmt.Fprintf(w, "%-12s%s\n", row[0], row[1])
@@ -422,28 +433,20 @@ func (a *app) tenantSet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !weaken {
-				return a.changeTenant(cmd, args[0], ch)
-			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
 			}
-			t, err := a.catalog().Weaken(args[0], ch, conf.Expire.CoolDown.Duration)
+			a.coolDown = conf.Expire.CoolDown.Duration
+			if !weaken {
+				return a.changeTenant(cmd, args[0], ch)
+			}
+			t, err := a.catalog().Weaken(args[0], ch, a.coolDown)
 			return a.changed(cmd, t, err)
 		}}
 	p.register(c)
 	c.Flags().BoolVar(&weaken, "weaken", false, "let a change that promises less take effect after the cool-down")
-	a.jsonFlag(c)
-	a.dryRunFlag(c)
-	return c
-}
-
-func (a *app) tenantVeto() *cobra.Command {
-	c := &cobra.Command{Use: "veto NAME", Short: "Take back a change that waits for its cool-down", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		t, err := a.catalog().Veto(args[0])
-		return a.changed(cmd, t, err)
-	}}
+	a.whyFlag(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -453,6 +456,7 @@ func (a *app) tenantSuspend(use, short string, suspended bool) *cobra.Command {
 	c := &cobra.Command{Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		return a.changeTenant(cmd, args[0], tenant.Change{Suspended: &suspended})
 	}}
+	a.whyFlag(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -474,13 +478,13 @@ func (a *app) changed(cmd *cobra.Command, t tenant.Tenant, err error) error {
 		}
 	}
 	return a.print("vaultd.tenant/v1", t, func(w io.Writer) {
-		state := "active"
-		if t.Suspended {
-			state = "suspended"
+		fmt.Fprintf(w, "tenant %s: %s, %s, quota %s\n", t.Name, stateOf(t), t.Policy.Mode, limit(t.Quota.Bytes))
+		notices := t.Notices(time.Now())
+		for _, n := range notices {
+			fmt.Fprintf(w, "waits until %s: %s\n", stamp(n.Due), strings.Join(n.What, "; "))
 		}
-		fmt.Fprintf(w, "tenant %s: %s, %s, quota %s\n", t.Name, state, t.Policy.Mode, limit(t.Quota.Bytes))
-		if t.Pending != nil {
-			fmt.Fprintf(w, "waits until %s: %s\ntake it back with: vaultd tenant veto %s\n", stamp(t.Pending.Due), strings.Join(t.Pending.What, "; "), t.Name)
+		if len(notices) > 0 {
+			fmt.Fprintf(w, "take it back with: vaultd tenant veto %s\n", t.Name)
 		}
 	})
 }
@@ -514,6 +518,7 @@ func (a *app) keyAdd() *cobra.Command {
 		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
 	}}
 	k.register(c)
+	a.whyFlag(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c
@@ -561,6 +566,7 @@ func (a *app) keyRevoke() *cobra.Command {
 		r := tenantJSON(tenant.Tenant{}, []tenant.Key{k}, nil).Keys
 		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
 	}}
+	a.whyFlag(c)
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
 	return c

@@ -15,7 +15,7 @@ import (
 // BUG(vaultd): what was written before the last look and is not yet in statfs(2)'s numbers (on ZFS up to
 // a transaction group, about 5 s) can pass below the floor: choose MinBytes of more than 10 s of writes.
 type Floor struct {
-	// MinBytes and MinInodes stay free. Inodes are not looked at where the file system has no count.
+	// MinBytes and MinInodes stay free; Set changes them while the Floor is used. Inodes are not looked at where the file system has no count.
 	MinBytes, MinInodes uint64
 	// Space says what is free. nil: what the volume says that wants to write, which is right unless
 	// volumes have quotas of their own below them (a ZFS dataset's refquota).
@@ -48,6 +48,8 @@ func (f *Floor) minimum() (bytes, inodes uint64) {
 	if f == nil {
 		return 0, 0
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.MinBytes, f.MinInodes
 }
 
@@ -90,4 +92,12 @@ func minus(a, b uint64) uint64 {
 		return 0
 	}
 	return a - b
+}
+
+// Set changes what stays free, from the next write on.
+func (f *Floor) Set(bytes, inodes uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.MinBytes, f.MinInodes = bytes, inodes
+	f.seen = time.Time{} // what was allowed went by the old ones
 }

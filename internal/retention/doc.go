@@ -11,6 +11,8 @@
 //     weeks, months and years that have one), or one that is held;
 //   - a policy under which it would have been kept was in force less than CoolDown ago.
 //
+// Of a tenant that was removed nothing is live and no schedule counts; lock and holds do (removal.go).
+//
 // A tenant without a schedule keeps everything. A snapshot whose instant is not kept loses its name once it is older than the lock.
 //
 // # What age is
@@ -36,6 +38,7 @@
 //	index.db   an index of its own, derived from the journal; can be deleted
 //	chain/     a journal of its own (package journal): policy, free, barrier (done) records
 //	chain-open its open segment
+//	removed.json of a removed tenant: nothing is left of it
 //
 // Trust: who can write here can have contents freed before their time; who can write the journal can not.
 package retention

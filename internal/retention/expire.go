@@ -57,9 +57,12 @@ type Name struct {
 
 // Config is one tenant's expire.
 type Config struct {
-	Dir    string // of its state
-	Tenant string // id
-	Policy tenant.Retention
+	Dir     string // of its state
+	Tenant  string // id
+	Name    string
+	Policy  tenant.Retention
+	Removal *tenant.Removal // what the catalog says of its end; nil: nothing
+	Dataset Dataset         // needed with Removal
 	// Current returns the policy as it is now: asked before each thousand contents, so that a hold that comes while they are
 	// freed counts. nil: Policy.
 	Current  func() (tenant.Retention, error)
@@ -90,8 +93,7 @@ type Source interface {
 	ReadSegment(name string) (readCloser, error)
 }
 
-// Open reads what is new in the tenant's journal and remembers when it saw it. It frees nothing.
-func Open(ctx context.Context, cfg Config) (*Expire, error) {
+func (cfg Config) withDefaults() Config {
 	if cfg.CoolDown == 0 {
 		cfg.CoolDown = 7 * 24 * time.Hour
 	}
@@ -104,15 +106,28 @@ func Open(ctx context.Context, cfg Config) (*Expire, error) {
 	if cfg.Step == nil {
 		cfg.Step = func(string) {}
 	}
+	return cfg
+}
+
+// Open reads what is new in the tenant's journal and remembers when it saw it. It frees nothing.
+func Open(ctx context.Context, cfg Config) (*Expire, error) {
+	cfg = cfg.withDefaults()
 	s, err := openState(cfg.Dir, cfg.Tenant)
 	if err != nil {
 		return nil, err
 	}
 	x := &Expire{cfg: cfg, state: s, since: s.Clock.wall(s.Clock.Age)}
 	opening(x)
+	opened := false
+	defer func() {
+		if !opened { // after a panic too
+			x.Close()
+		}
+	}()
 	if err := x.observe(ctx); err != nil {
-		return nil, errors.Join(err, x.Close())
+		return nil, err
 	}
+	opened = true
 	return x, nil
 }
 
@@ -128,6 +143,7 @@ func (x *Expire) Close() error {
 	if x.index != nil {
 		errs = errors.Join(errs, x.index.Close())
 	}
+	x.chain, x.index = nil, nil
 	return errors.Join(errs, x.state.close())
 }
 
@@ -147,6 +163,7 @@ func (x *Expire) observe(ctx context.Context) error {
 	if err := x.openChain(); err != nil {
 		return err
 	}
+	x.state.sawRemoval(x.cfg.Removal)
 	if x.state.sawPolicy(x.cfg.Policy) {
 		if err := x.note(&journal.Record{Op: journal.OpPolicy, Note: policyText(x.cfg.Policy), Key: "expire"}); err != nil {
 			return err
@@ -304,7 +321,11 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 			return rep, err
 		}
 	}
-	return rep, x.tell(ctx)
+	if err := x.tell(ctx); err != nil || !p.Removing || p.Paused != nil {
+		return rep, err
+	}
+	err = x.bequeath(ctx, p, &rep)
+	return rep, err
 }
 
 // carryOut does what a plan says.
@@ -425,6 +446,7 @@ type Report struct {
 	Dropped  int   `json:"snapshots"` // that lost their names
 	Retired  int   `json:"retired"`   // live names, by rules
 	Refused  int   `json:"refused"`   // contents that stay because disk and journal disagree
+	Removed  bool  `json:"removed"`   // nothing is left of the tenant
 	Plan     *Plan `json:"-"`         // what was to be done
 }
 

@@ -47,6 +47,8 @@ type Plan struct {
 	retire  map[string][]Name // live names that rules let go of, by rule
 	Retires []Retire
 	Paused  *tenant.Pause // nothing of this happens while it is there
+	// Removing says that the tenant's end has come.
+	Removing bool
 
 	void map[journal.ID]bool // contents that a crash cut before they were acknowledged
 }
@@ -104,14 +106,18 @@ func (p *Plan) records() []*journal.Record {
 
 func (x *Expire) keeper() *keeper {
 	s := x.state
-	return newKeeper(s.snaps, s.inForce(x.cfg.CoolDown), time.Duration(s.Lock), s.seen, s.Clock.Age)
+	policies, ending := s.inForce(x.cfg.CoolDown), s.removing(&x.cfg)
+	if ending {
+		policies = lastWill(policies)
+	}
+	return newKeeper(s, policies, time.Duration(s.Lock), !ending)
 }
 
 // Plan says what may be freed. It changes nothing.
 func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 	k := x.keeper()
-	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{},
-		retire: map[string][]Name{}, Paused: x.cfg.Policy.Pause, void: map[journal.ID]bool{}}
+	p := &Plan{Now: x.state.Clock.wall(x.state.Clock.Age), Lock: k.lock, Held: map[Why]Amount{}, retire: map[string][]Name{},
+		Paused: x.cfg.Policy.Pause, Removing: x.state.removing(&x.cfg), void: map[journal.ID]bool{}}
 	past, err := x.past(ctx, k, p)
 	if err != nil {
 		return nil, err
@@ -154,6 +160,9 @@ func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 		if !s.Dropped && k.snapshot(s.At) == 0 {
 			p.Drop = append(p.Drop, Snapshot{Name: s.Name, At: s.At, Time: s.Time})
 		}
+	}
+	if p.Removing {
+		return p, nil // every name goes
 	}
 	return p, x.rules(ctx, k, p)
 }

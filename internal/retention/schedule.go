@@ -116,19 +116,20 @@ type sighting struct {
 	age time.Duration
 }
 
-// newKeeper combines the policies that are, or were less than a cool-down ago, in force.
-func newKeeper(snaps []snap, policies []tenant.Retention, lock time.Duration, seen []sighting, now time.Duration) *keeper {
-	k := &keeper{lock: lock, seen: seen, now: now}
+// newKeeper combines the policies that are, or were less than a cool-down ago, in force. newest keeps the newest snapshot,
+// whatever they say.
+func newKeeper(s *state, policies []tenant.Retention, lock time.Duration, newest bool) *keeper {
+	k := &keeper{lock: lock, seen: s.seen, now: s.Clock.Age}
 	all := map[journal.Seq]Why{}
 	for _, p := range policies {
 		if p.Keep == nil {
 			k.all = Everything
 		}
-		pick(snaps, p, all)
+		pick(s.snaps, p, all)
 	}
-	for i := len(snaps) - 1; i >= 0; i-- { // whatever the schedule says
-		if !snaps[i].Dropped {
-			all[snaps[i].At] |= Newest
+	for i := len(s.snaps) - 1; newest && i >= 0; i-- {
+		if !s.snaps[i].Dropped {
+			all[s.snaps[i].At] |= Newest
 			break
 		}
 	}

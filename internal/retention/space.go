@@ -31,7 +31,7 @@ func (x *Expire) Space(ctx context.Context, p *Plan, rules []Rules) ([]Differenc
 	s := x.state
 	out := make([]Difference, len(rules))
 	for i, r := range rules {
-		k := newKeeper(s.snaps, []tenant.Retention{r.Policy}, r.Lock, s.seen, s.Clock.Age)
+		k := newKeeper(s, []tenant.Retention{r.Policy}, r.Lock, true)
 		past, err := x.past(ctx, k, &Plan{void: map[journal.ID]bool{}})
 		if err != nil {
 			return nil, err

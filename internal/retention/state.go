@@ -38,7 +38,8 @@ type meta struct {
 	Lock   int64        `json:"lock"`       // the longest ever seen, in ns
 	Last   time.Time    `json:"last"`       // wall clock of the last run: for people
 	// Whole is the age at which the journal was last read from its beginning: -1 for never.
-	Whole time.Duration `json:"whole"`
+	Whole   time.Duration `json:"whole"`
+	Removal *removal      `json:"removal,omitempty"`
 }
 
 // policy is a policy that was seen.
@@ -89,6 +90,9 @@ func openState(dir, id string) (_ *state, err error) {
 }
 
 func (s *state) load(id string) error {
+	if err := s.db.View(func(tx *bbolt.Tx) error { return s.readMeta(tx, id) }); err != nil {
+		return err // before anything is written
+	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for _, b := range [][]byte{bucketMeta, bucketSeen, bucketSnaps, bucketPolicies, bucketFreed} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
@@ -101,17 +105,6 @@ func (s *state) load(id string) error {
 		return err
 	}
 	return s.db.View(func(tx *bbolt.Tx) error {
-		if b := tx.Bucket(bucketMeta).Get(keyMeta); b != nil {
-			if err := json.Unmarshal(b, &s.meta); err != nil {
-				return fmt.Errorf("%w: %w", ErrState, err)
-			}
-		}
-		if s.Format > stateFormat {
-			return fmt.Errorf("%w: format %d is newer than this vaultd knows (%d)", ErrState, s.Format, stateFormat)
-		}
-		if s.Tenant != id {
-			return fmt.Errorf("%w: it is of %s, not of %s", ErrState, s.Tenant, id)
-		}
 		err := tx.Bucket(bucketSeen).ForEach(func(k, v []byte) error {
 			s.seen = append(s.seen, sighting{journal.Seq(binary.BigEndian.Uint64(k)), time.Duration(binary.BigEndian.Uint64(v))})
 			return nil
@@ -136,6 +129,26 @@ func (s *state) load(id string) error {
 			return err
 		})
 	})
+}
+
+// readMeta reads the state's one value, if there is one yet, and refuses a state that is not this tenant's or a newer vaultd's.
+func (s *state) readMeta(tx *bbolt.Tx, id string) error {
+	b := tx.Bucket(bucketMeta)
+	if b == nil {
+		return nil
+	}
+	if text := b.Get(keyMeta); text != nil {
+		if err := json.Unmarshal(text, &s.meta); err != nil {
+			return fmt.Errorf("%w: %w", ErrState, err)
+		}
+	}
+	if s.Format > stateFormat {
+		return fmt.Errorf("%w: format %d is newer than %d, the newest that this vaultd knows", ErrState, s.Format, stateFormat)
+	}
+	if s.Tenant != id {
+		return fmt.Errorf("%w: it is of %s, not of %s", ErrState, s.Tenant, id)
+	}
+	return nil
 }
 
 func (s *state) close() error { return s.db.Close() }

@@ -39,6 +39,8 @@ type Session struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Log     *slog.Logger // carries tenant, proto, remote, session
+	// Notices are what the vault's owner ought to know: what the operator is about to change. nil: nothing.
+	Notices func() []string
 
 	mu      sync.Mutex
 	refused int

@@ -26,7 +26,7 @@ var commands map[string]command
 
 func init() {
 	commands = map[string]command{
-		"help": {run: help}, "version": {run: version}, "quota": {quota, true}, "df": {df, true}, "versions": {versions, true}, "snapshots": {snapshots, true},
+		"help": {run: help}, "status": {status, true}, "notices": {notices, true}, "version": {run: version}, "quota": {quota, true}, "df": {df, true}, "versions": {versions, true}, "snapshots": {snapshots, true},
 
 		"md5sum": {run: sums("md5")}, "sha1sum": {run: sums("sha1")}, "sha256sum": {run: sums("sha256")}, "sha512sum": {run: sums("sha512")},
 		"b3sum": {run: sums("blake3")}, "xxh128sum": {run: sums("xxh128")}, "crc32": {run: crc32Perl}, "xxhsum": {run: xxhsum},
@@ -45,6 +45,8 @@ func init() {
 const helpText = `This is a backup vault: it takes files by SFTP, and what it took stays readable, whatever a client does.
 
   help                    this text
+  status [--json]         is all well: what is used, and what is about to change
+  notices [--json]        what the operator is about to change, and when
   version                 the server's version
   quota [--json]          what is used and what is allowed
   df [-k|-h] [PATH]       the same, as df tells it
@@ -64,6 +66,9 @@ works too), /.vault/snapshots/NAME/PATH as it was in a snapshot, /.vault/version
 
 func help(_ context.Context, c *call) error {
 	fmt.Fprint(c.out, helpText)
+	for _, n := range c.notices() {
+		fmt.Fprintf(c.out, "\nNOTICE: %s\n", n)
+	}
 	return nil
 }
 

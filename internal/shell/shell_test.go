@@ -33,10 +33,11 @@ func (l testLog) Write(p []byte) (int, error) {
 
 // host is a tenant that can be asked.
 type host struct {
-	t     testing.TB
-	log   *slog.Logger
-	vault *appendonly.Vault
-	cfg   shell.Config
+	notices []string
+	t       testing.TB
+	log     *slog.Logger
+	vault   *appendonly.Vault
+	cfg     shell.Config
 }
 
 func newHost(t testing.TB) *host {
@@ -95,6 +96,9 @@ func (h *host) askAs(role appendonly.Role, line string, stdin io.Reader) (out, e
 	}
 	var stdout, stderr bytes.Buffer
 	s := &session.Session{FS: f, Command: line, Stdin: stdin, Stdout: &stdout, Stderr: &stderr, Log: h.log}
+	if h.notices != nil {
+		s.Notices = func() []string { return h.notices }
+	}
 	err := shell.New(h.cfg).Serve(h.t.Context(), s)
 	var exit *session.ExitError
 	switch {
@@ -256,6 +260,34 @@ func TestShellRequest(t *testing.T) {
 		if !strings.Contains(out, "/.vault/at/2d/PATH") || errs != "" || code != 0 {
 			t.Errorf("%q: %q, %q, status %d", line, out, errs, code)
 		}
+	}
+}
+
+// What the operator is about to change is told by those commands that ask how things are.
+func TestNotices(t *testing.T) {
+	h := newHost(t)
+	for line, want := range map[string]string{"notices": "nothing is about to change\n", "notices --json": `{"schema":"vaultd.notices/v1","notices":[]}` + "\n",
+		"status": "all is well: 0 B used no limit\n"} {
+		if out, errs, code := h.ask(line, nil); out != want || errs != "" || code != 0 {
+			t.Errorf("%s: %q, %q, status %d", line, out, errs, code)
+		}
+	}
+	h.notices = []string{"it ends", "tomorrow"}
+	for line, want := range map[string]string{"notices": "it ends\ntomorrow\n", "notices --json": `"notices":["it ends","tomorrow"]`,
+		"status": "look at what is about to change: 0 B used no limit\nNOTICE: it ends\nNOTICE: tomorrow\n", "status --json": `"notices":["it ends","tomorrow"]`,
+		"help": "\nNOTICE: it ends\n\nNOTICE: tomorrow\n", "": "NOTICE: tomorrow\n"} {
+		if out, errs, code := h.ask(line, nil); !strings.Contains(out, want) || errs != "" || code != 0 {
+			t.Errorf("%s: %q, %q, status %d", line, out, errs, code)
+		}
+	}
+	// Nothing that a program reads is disturbed.
+	for _, line := range []string{"true", "echo x", "version", "quota --json"} {
+		if out, errs, _ := h.ask(line, nil); strings.Contains(out+errs, "it ends") {
+			t.Errorf("%s: %q, %q", line, out, errs)
+		}
+	}
+	if _, _, code := h.ask("status now", nil); code != 2 {
+		t.Errorf("status %d", code)
 	}
 }
 

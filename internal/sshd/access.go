@@ -39,6 +39,9 @@ type Login struct {
 	NoTouch, Verify bool
 	// Revoked, when not nil, ends the connection's sessions when it is closed.
 	Revoked <-chan struct{}
+	// Notices, when not nil, are what whoever logs in ought to know. With daily it returns those that a session shows unasked on
+	// stderr as it begins, which it does at most once a day, since they end up in the mail of cron jobs.
+	Notices func(daily bool) []string
 }
 
 // RefusedError is a refusal whose text its cause may know: the owner of a verified key.
@@ -68,7 +71,7 @@ func (s *Server) serverConfig(ctx ssh.Context) *gossh.ServerConfig {
 	conf := &gossh.ServerConfig{
 		Config:                  gossh.Config{KeyExchanges: a.KeyExchanges, Ciphers: c.ciphers, MACs: a.MACs},
 		PublicKeyAuthAlgorithms: a.PublicKeys,
-		MaxAuthTries:            s.cfg.Limits.MaxAuthTries,
+		MaxAuthTries:            s.limits().MaxAuthTries,
 		PreAuthConnCallback:     func(m gossh.ServerPreAuthConn) { c.meta = m },
 		AuthLogCallback: func(_ gossh.ConnMetadata, method string, err error) {
 			if err != nil && method != "none" {

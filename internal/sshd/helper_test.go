@@ -68,8 +68,9 @@ type access struct {
 	keys map[string]map[string]appendonly.Role // user -> fingerprint -> role
 
 	revoked chan struct{}
-	login   sshd.Login                                                // NoTouch and Verify of all
-	waive   bool                                                      // Offered takes signatures without a touch
+	login   sshd.Login // NoTouch and Verify of all
+	waive   bool       // Offered takes signatures without a touch
+	notices func(daily bool) []string
 	refuse  error                                                     // of Verified
 	open    func(ctx context.Context, who appendonly.Who) error       // first step of Open
 	close   func(ctx context.Context) error                           // of the FS
@@ -113,6 +114,7 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 		Revoked: a.revoked,
 		NoTouch: a.login.NoTouch,
 		Verify:  a.login.Verify,
+		Notices: a.notices,
 		Open: func(ctx context.Context, who appendonly.Who) (*appendonly.FS, func(context.Context) error, error) {
 			a.mu.Lock()
 			a.whos = append(a.whos, who)

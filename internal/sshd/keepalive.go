@@ -11,16 +11,9 @@ import (
 // tend looks after the connections that are logged in, until ctx ends: one goroutine for all, so that an idle
 // connection costs no timer. Times are kept to within a quarter of the shortest.
 func (s *Server) tend(ctx context.Context) {
-	l := s.cfg.Limits
-	every := 15 * time.Second
-	for _, d := range []time.Duration{l.KeepAlive, l.Idle, l.SessionIdle} {
-		if d > 0 {
-			every = min(every, max(d/4, 5*time.Millisecond))
-		}
-	}
-	tick := time.NewTicker(every)
+	tick := time.NewTimer(s.tendEvery())
 	defer tick.Stop()
-	for {
+	for ; ; tick.Reset(s.tendEvery()) {
 		select {
 		case <-ctx.Done():
 			return
@@ -44,10 +37,21 @@ func (s *Server) tend(ctx context.Context) {
 	}
 }
 
+// tendEvery is the time between two looks, by the limits as they are now.
+func (s *Server) tendEvery() time.Duration {
+	l, every := s.limits(), 15*time.Second
+	for _, d := range []time.Duration{l.KeepAlive, l.Idle, l.SessionIdle} {
+		if d > 0 {
+			every = min(every, max(d/4, 5*time.Millisecond))
+		}
+	}
+	return every
+}
+
 // look cuts c when the client is dead, ends it when it is idle, and asks for a sign of life when it is silent.
 // Any byte counts as one, so that a slow download is not cut because the answer queues behind it.
 func (s *Server) look(c *conn, sessions int) {
-	l, now := s.cfg.Limits, s.now()
+	l, now := s.limits(), s.now()
 	silent := time.Duration(now - c.lastRead.Load())
 	if l.KeepAlive > 0 && l.KeepAliveMissed > 0 && silent >= l.KeepAlive*time.Duration(l.KeepAliveMissed) {
 		s.stats.dead.Add(1)

@@ -113,9 +113,9 @@ func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *co
 	switch {
 	case s.draining:
 		return nil, nil, errDraining
-	case over(s.preAddr[key]+1, s.cfg.Limits.PreAuthPerAddress):
+	case over(s.preAddr[key]+1, s.limits().PreAuthPerAddress):
 		full, from = errAddress, key
-	case over(s.pre[index(known)]+1, s.cfg.Limits.PreAuthTotal):
+	case over(s.pre[index(known)]+1, s.limits().PreAuthTotal):
 		full = errTotal
 	}
 	if full != nil {
@@ -131,7 +131,7 @@ func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *co
 	s.waiting[c] = struct{}{}
 	s.active++
 	s.conns[c] = struct{}{}
-	if d := s.cfg.Limits.LoginGrace; d >= 0 {
+	if d := s.limits().LoginGrace; d >= 0 {
 		// A timer and not a deadline: gliderlabs resets deadlines at every read and write.
 		c.grace = time.AfterFunc(d, func() { s.graceOver(c) })
 	}
@@ -184,7 +184,7 @@ func (s *Server) enter(c *conn, l *Login) error {
 		u = &usage{}
 		s.tenants[l.Tenant] = u
 	}
-	if limit := s.cfg.Limits.ConnsPerTenant; over(u.conns+1, limit) {
+	if limit := s.limits().ConnsPerTenant; over(u.conns+1, limit) {
 		return &RefusedError{Why: fmt.Sprintf("too many connections of this tenant (limit %d)", limit)}
 	}
 	u.conns++
@@ -230,7 +230,7 @@ func (s *Server) forget(tenant string) {
 func (s *Server) openSession(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.cfg.Limits
+	l := s.limits()
 	u := s.tenants[c.login.Tenant]
 	switch {
 	case c.ending != nil:

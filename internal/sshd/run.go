@@ -63,6 +63,12 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 		r.finish(err)
 		return
 	}
+	if told := k.login.Notices; told != nil {
+		r.sess.Notices = func() []string { return told(false) }
+		for _, line := range told(true) {
+			fmt.Fprintf(r.sess.Stderr, "vaultd: notice: %s\r\n", line)
+		}
+	}
 	stop := context.AfterFunc(k.conn.ctx, func() { r.force(k.conn.ctx) })
 	err = r.guard(func() error { return h.Serve(ctx, r.sess) })
 	r.returned.Store(true)

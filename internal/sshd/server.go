@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,13 +41,14 @@ type Config struct {
 
 // Server accepts connections for one Config.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	ssh   *ssh.Server
-	start time.Time // zero of the monotonic nanoseconds in conn
-	fails lineLimit
-	stats counters
-	gate  *gate
+	cfg      Config
+	adjusted atomic.Pointer[adjustable] // limits and banner; never nil
+	log      *slog.Logger
+	ssh      *ssh.Server
+	start    time.Time // zero of the monotonic nanoseconds in conn
+	fails    lineLimit
+	stats    counters
+	gate     *gate
 
 	ids atomic.Uint64 // last session id
 
@@ -76,9 +76,6 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Access == nil || cfg.Exec == nil {
 		return nil, errors.New("configure sshd: Access and Exec are required")
 	}
-	if strings.ContainsAny(cfg.Banner, "\x00\x1b") {
-		return nil, errors.New("configure sshd: the banner has control characters")
-	}
 	var err error
 	if cfg.Algorithms, err = cfg.Algorithms.withDefaults(); err != nil {
 		return nil, fmt.Errorf("configure sshd: %w", err)
@@ -87,7 +84,6 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure sshd: %w", err)
 	}
-	cfg.Limits = cfg.Limits.withDefaults()
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -102,14 +98,13 @@ func New(cfg Config) (*Server, error) {
 	var b [8]byte
 	rand.Read(b[:])
 	s.ids.Store(binary.BigEndian.Uint64(b[:]))
-	banner := cfg.Banner
-	if banner != "" && !strings.HasSuffix(banner, "\n") {
-		banner += "\r\n"
+	if err := s.Adjust(cfg.Limits, cfg.Banner); err != nil {
+		return nil, err
 	}
 	s.ssh = &ssh.Server{
-		Version:     serverVersion,
-		Banner:      banner,
-		HostSigners: keys,
+		Version:       serverVersion,
+		BannerHandler: func(ssh.Context) string { return s.adjusted.Load().banner },
+		HostSigners:   keys,
 		// Never nil: without any handler gliderlabs sets NoClientAuth, and everybody gets in.
 		PublicKeyHandler:         s.offered,
 		ServerConfigCallback:     s.serverConfig,
@@ -243,13 +238,13 @@ func (s *Server) drain() error {
 	s.mu.Unlock()
 	s.log.Info("draining", "connections", len(conns))
 	for _, c := range conns {
-		s.end(c, errDraining, s.cfg.Limits.Drain)
+		s.end(c, errDraining, s.limits().Drain)
 	}
 	defer s.hardStop(errDraining)
 	select {
 	case <-s.quiet:
 		return nil
-	case <-time.After(s.cfg.Limits.Drain):
+	case <-time.After(s.limits().Drain):
 	}
 	s.hardStop(errDraining)
 	for _, c := range conns {
@@ -264,7 +259,7 @@ func (s *Server) drain() error {
 	if s.active > 0 {
 		return fmt.Errorf("drain ssh: %d sessions or connections did not end", s.active)
 	}
-	return fmt.Errorf("drain ssh: sessions were cut after %v", s.cfg.Limits.Drain)
+	return fmt.Errorf("drain ssh: sessions were cut after %v", s.limits().Drain)
 }
 
 // newID returns a session id: 12 hex digits, counted up from a random start.

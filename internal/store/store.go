@@ -102,6 +102,8 @@ type Store struct {
 
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
+	announcing sync.Mutex // one Announce at a time
+
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
 }
@@ -219,6 +221,9 @@ func makeServerDir(dir string) error {
 	return nil
 }
 
+// SetFloor changes what the file system keeps free.
+func (s *Store) SetFloor(bytes, inodes uint64) { s.floor.Set(bytes, inodes) }
+
 // Tenants returns the catalog as of the last Reload.
 func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }
 
@@ -285,7 +290,7 @@ func limitsOf(t tenant.Tenant) quota.Limits {
 
 // With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
 func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) error) error {
-	v, done, err := s.Vault(ctx, id)
+	v, done, err := s.use(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -293,8 +298,17 @@ func (s *Store) With(ctx context.Context, id string, f func(*appendonly.Vault) e
 	return f(v)
 }
 
-// Vault returns a tenant's vault, opened if need be. done must be called when it is not used any more.
+// Vault returns a tenant's vault for a client's session, opened if need be; that of a removed tenant is ErrRemoved, whatever let the
+// client in. done must be called when it is not used any more.
 func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
+	if t, ok := s.Tenants().TenantByID(id); ok && t.Removed(s.cfg.Now()) {
+		return nil, nil, ErrRemoved
+	}
+	return s.use(ctx, id)
+}
+
+// use returns a tenant's vault, opened if need be.
+func (s *Store) use(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -335,6 +349,9 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
 	path, err := s.cfg.Driver.Path(sl.id)
+	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
+		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = s.cfg.Driver.Create(ctx, sl.id); err == nil {
 			path, err = s.cfg.Driver.Path(sl.id)

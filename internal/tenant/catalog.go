@@ -16,7 +16,7 @@ type Reader interface {
 // Catalog is what the operator's commands need. Every change is one transaction together with its audit
 // line: at return it is on stable storage and in the next Snapshot, and after an error nothing was
 // changed. Errors: ErrInvalid, ErrNotFound, ErrConflict, ErrBusy, ErrFormat, *WeakeningError, or a
-// fault of the storage. There is no verb that removes anything.
+// fault of the storage. No verb takes a tenant, a key or an audit line out of the catalog: of a removed tenant its entry stays.
 type Catalog interface {
 	Reader
 	// AddTenant makes a tenant with its first keys: all of it or nothing.
@@ -27,8 +27,11 @@ type Catalog interface {
 	// Weaken stores a change that promises less for later: it takes effect once d has passed, unless it is vetoed before. One
 	// that promises no less is made at once. A second one is ErrConflict.
 	Weaken(name string, c Change, d time.Duration) (Tenant, error)
-	// Veto takes a stored change back; ErrNotFound when there is none.
+	// Veto takes back everything that waits: a stored change, a retention that keeps less, a removal; ErrNotFound when nothing does.
 	Veto(name string) (Tenant, error)
+	// Remove asks for a tenant's end: once d has passed, unless it is vetoed before, its keys are refused and retention lets go of
+	// what it has. ErrConflict when that was asked already.
+	Remove(name string, d time.Duration) (Tenant, error)
 	// Hold keeps a snapshot, for a reason, whatever the schedule says. Release ends that; reason "" ends all of the snapshot's.
 	Hold(name string, h Hold) error
 	Release(name, snapshot, reason string) error
@@ -56,6 +59,8 @@ type NewTenant struct {
 	Schedule  Schedule
 	Retention Retention
 	Keys      []NewKey
+	// Over is the id of a removed tenant of this name of which nothing is left: the name goes to the new one, the entry stays.
+	Over string
 }
 
 // NewKey is what an operator says of a new key.
@@ -75,9 +80,12 @@ type NewKey struct {
 type Entry struct {
 	Seq    uint64    `json:"seq"` // from 1, without gaps
 	Time   time.Time `json:"time"`
-	Who    string    `json:"who"`  // OS user
-	What   string    `json:"what"` // tenant add, tenant set, key add, key revoke, ca add, ca revoke, catalog create
+	Who    string    `json:"who"`           // OS user
+	Why    string    `json:"why,omitempty"` // as the operator worded it
+	What   string    `json:"what"`          // such as tenant add, tenant set, key revoke, snapshot hold
 	Tenant string    `json:"tenant,omitempty"`
+	ID     string    `json:"id,omitempty"`  // the tenant's: a name can have a second life
 	Key    string    `json:"key,omitempty"` // the key's ID
 	Detail string    `json:"detail,omitempty"`
+	Due    time.Time `json:"due,omitzero"` // when it takes effect, where that is later
 }

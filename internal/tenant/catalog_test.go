@@ -332,7 +332,7 @@ func TestFormat(t *testing.T) {
 		name string
 		edit func(*bbolt.Tx) error
 	}{
-		{"newer", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("3")) }},
+		{"newer", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("4")) }},
 		{"nonsense", func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("x")) }},
 		{"not ours", func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("meta")) }},
 	}
@@ -369,16 +369,55 @@ func TestMigrate(t *testing.T) {
 	if !ok || old.Retention.Keep != nil || old.Retention.Lock != 0 || old.Pending != nil {
 		t.Fatalf("read as %+v, %v", old, ok)
 	}
+	format := func(file, want string) {
+		t.Helper()
+		raw(t, dir, file, func(tx *bbolt.Tx) error {
+			if f := string(tx.Bucket([]byte("meta")).Get([]byte("format"))); f != want {
+				t.Errorf("%s has format %s, want %s", file, f, want)
+			}
+			return nil
+		})
+	}
+	// A dry run migrates nothing and leaves nothing.
 	day := 24 * time.Hour
-	if _, err := db.ChangeTenant("old", tenant.Change{Lock: &day}); err != nil {
+	if _, err := tenant.New(dir, tenant.Options{DryRun: true}).ChangeTenant("old", tenant.Change{Lock: &day}); err != nil {
 		t.Fatal(err)
 	}
-	raw(t, dir, tenant.FileName, func(tx *bbolt.Tx) error {
-		if f := string(tx.Bucket([]byte("meta")).Get([]byte("format"))); f != "2" {
-			t.Errorf("format %s after a change", f)
+	format(tenant.FileName, "1")
+	// A copy that can not be made stops the change, and the migration with it.
+	backup := tenant.FileName + ".format-1"
+	if err := os.MkdirAll(filepath.Join(dir, backup, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ChangeTenant("old", tenant.Change{Lock: &day}); err == nil {
+		t.Error("migrated without a backup")
+	}
+	format(tenant.FileName, "1")
+	if err := os.RemoveAll(filepath.Join(dir, backup)); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	loud := tenant.New(dir, tenant.Options{Migrated: func(from, to int, backup string) {
+		told = append(told, fmt.Sprintf("%d %d %s", from, to, filepath.Base(backup)))
+	}})
+	for range 2 {
+		if _, err := loud.ChangeTenant("old", tenant.Change{Lock: &day}); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		day += time.Hour
+	}
+	format(tenant.FileName, "3")
+	format(backup, "1")
+	if want := []string{"1 3 " + backup}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	var lines []string
+	if err := db.Audit(0, func(e tenant.Entry) bool { lines = append(lines, e.What); return true }); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"catalog create", "tenant add", "catalog migrate", "tenant set", "tenant set"}; !slices.Equal(lines, want) {
+		t.Errorf("audit log %q, want %q", lines, want)
+	}
 }
 
 // A record with a field that this version does not know may restrict what we would then allow.

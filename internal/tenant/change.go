@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -34,9 +35,40 @@ type Pending struct {
 	Change Change    `json:"change"`
 	What   []string  `json:"what"` // as WeakeningError words it
 	Who    string    `json:"who"`
+	Why    string    `json:"why,omitempty"`
 	Since  time.Time `json:"since"`
 	Due    time.Time `json:"due"`
 }
+
+// storable returns c in a form that comes back from the catalog as it is, or refuses what has none.
+func (c Change) storable() (Change, error) {
+	if c.Keep != nil || c.Rules != nil {
+		return c, fmt.Errorf("what is kept is changed at once and counts after a cool-down; change it by itself: %w", ErrInvalid)
+	}
+	if c.Snapshots != nil { // JSON's null would be "leave it"
+		c.Snapshots = ptrTo(append([]string{}, *c.Snapshots...))
+	}
+	if c.Prefixes != nil {
+		c.Prefixes = ptrTo(append([]Prefix{}, *c.Prefixes...))
+	}
+	return c, nil
+}
+
+// waits refuses a change of a field that a pending change has, too: when that came, it would undo this one without a word.
+func (t Tenant) waits(c Change) error {
+	if t.Pending == nil {
+		return nil
+	}
+	a, b := reflect.ValueOf(c), reflect.ValueOf(t.Pending.Change)
+	for i := range a.NumField() {
+		if !a.Field(i).IsNil() && !b.Field(i).IsNil() {
+			return fmt.Errorf("set %s: a change of the same waits until %s; veto that first: %w", t.Name, t.Pending.Due.Format(time.RFC3339), ErrConflict)
+		}
+	}
+	return nil
+}
+
+func ptrTo[T any](v T) *T { return &v }
 
 // WeakeningError refuses a change after which less would be promised than before. Nothing was changed.
 type WeakeningError struct {
@@ -94,8 +126,12 @@ func (c Change) judge(old Tenant) (Tenant, []string, error) {
 	return t, what, nil
 }
 
-// settled returns t with the change made that waited, if its time has come.
+// settled returns t as it is now: with the change made that waited, if its time has come.
 func (t Tenant) settled(now time.Time) Tenant {
+	t.gone = t.Removed(now)
+	if t.Eased != nil && !now.Before(t.Eased.Until) {
+		t.Eased = nil
+	}
 	if t.Pending == nil || now.Before(t.Pending.Due) {
 		return t
 	}
@@ -103,7 +139,7 @@ func (t Tenant) settled(now time.Time) Tenant {
 	if err != nil {
 		return t // checked when it was stored; what does not fit any more waits for a veto
 	}
-	next.Pending = nil
+	next.Pending, next.Came = nil, t.Pending
 	return next
 }
 
@@ -120,7 +156,8 @@ func (t *Tenant) normalize() error {
 //
 // Quotas, suspending and resuming are never in it. A longer resume window is: for as long as it lasts, a
 // key may let a name stand for a longer file. So is durability close -> session: less is stable when a
-// client has its reply.
+// client has its reply; and delete_fails on -> off: who relied on the status is not told any more. What is kept for how long is
+// easing's business.
 func weakening(old, new Tenant) ([]string, error) {
 	var what []string
 	if old.Policy.Mode == appendonly.Strict && new.Policy.Mode == appendonly.Versioned {
@@ -141,6 +178,9 @@ func weakening(old, new Tenant) ([]string, error) {
 	}
 	if old.Policy.Durability == AtClose && new.Policy.Durability == AtSession {
 		what = append(what, "durability: close -> session")
+	}
+	if old.Policy.DeleteFails && !new.Policy.DeleteFails {
+		what = append(what, "delete_fails: on -> off")
 	}
 	if old.Schedule.PushEnd && !new.Schedule.PushEnd {
 		what = append(what, "push-end snapshots: on -> off")

@@ -22,8 +22,9 @@ import (
 // FileName is the catalog's name in the store's directory.
 const FileName = "vaultd.db"
 
-// formatVersion 2 added retention and what waits. A catalog of format 1 is read as it is, and becomes one of 2 with its next change.
-const formatVersion = 2
+// formatVersion 2 added retention and what waits; 3 keys with a root and ceilings of their own, removed tenants and reasons: a
+// program that does not know these would let in more than it may. An older catalog is read as it is, and migrated by its next change.
+const formatVersion = 3
 
 var (
 	bucketMeta    = []byte("meta")
@@ -41,6 +42,12 @@ type Options struct {
 	DryRun bool             // check and answer as if a change were made, and make none
 	Wait   time.Duration    // how long to wait for the file's lock; 0 is 5 s
 	Now    func() time.Time // nil is time.Now
+	// Why is the operator's reason for what is done, for the audit log.
+	Why string
+	// CoolDown is how long a retention that keeps less does not count yet (see Eased); 0 is 7 days.
+	CoolDown time.Duration
+	// Migrated is told after a catalog of an older format became one of today's, and where the old one was left; nil: nobody is.
+	Migrated func(from, to int, backup string)
 }
 
 // DB is the catalog in a bbolt file. It holds no descriptor between calls.
@@ -63,6 +70,10 @@ func New(dir string, o Options) *DB {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.CoolDown == 0 {
+		o.CoolDown = 7 * 24 * time.Hour
+	}
+	o.Why = cleanComment(o.Why)
 	return &DB{path: filepath.Join(dir, FileName), o: o}
 }
 
@@ -145,20 +156,21 @@ func open(path string, wait time.Duration, readOnly bool) (*bbolt.DB, error) {
 	return nil, fmt.Errorf("open %q: %w", path, err)
 }
 
-// checkFormat refuses what another version wrote: reading past a field that restricts a key would widen it.
-func checkFormat(tx *bbolt.Tx, path string, version int) error {
+// checkFormat returns the format that a file has, and refuses what a newer version wrote: reading past a field that restricts a
+// key would widen it.
+func checkFormat(tx *bbolt.Tx, path string, version int) (int, error) {
 	meta := tx.Bucket(bucketMeta)
 	if meta == nil {
-		return fmt.Errorf("open %q: not a file of vaultd: %w", path, ErrFormat)
+		return 0, fmt.Errorf("open %q: not a file of vaultd: %w", path, ErrFormat)
 	}
 	found, err := strconv.Atoi(string(meta.Get(keyFormat)))
 	if err != nil || found < 1 {
-		return fmt.Errorf("open %q: format %q: %w", path, meta.Get(keyFormat), ErrFormat)
+		return 0, fmt.Errorf("open %q: format %q: %w", path, meta.Get(keyFormat), ErrFormat)
 	}
 	if found > version {
-		return fmt.Errorf("open %q: format %d is newer than %d, the newest that this vaultd reads: %w", path, found, version, ErrFormat)
+		return 0, fmt.Errorf("open %q: format %d is newer than %d, the newest that this vaultd reads: %w", path, found, version, ErrFormat)
 	}
-	return nil
+	return found, nil
 }
 
 // guarded turns bbolt's panics on a damaged file, and faults on a truncated mapping, into an error: a
@@ -228,7 +240,7 @@ func (d *DB) view(f func(*bbolt.Tx) error) error {
 		}
 		defer func() { err = errors.Join(err, db.Close()) }() // after a panic too: the lock goes with it
 		return db.View(func(tx *bbolt.Tx) error {
-			if err := checkFormat(tx, d.path, formatVersion); err != nil {
+			if _, err := checkFormat(tx, d.path, formatVersion); err != nil {
 				return err
 			}
 			return f(tx)
@@ -246,14 +258,15 @@ func (d *DB) update(f func(*bbolt.Tx) error) error {
 			return err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
+		m, err := d.backUp(db)
+		if err != nil {
+			return err
+		}
 		err = db.Update(func(tx *bbolt.Tx) error {
-			if err := checkFormat(tx, d.path, formatVersion); err != nil {
+			if err := d.migrate(tx, m); err != nil {
 				return err
 			}
 			if err := f(tx); err != nil {
-				return err
-			}
-			if err := tx.Bucket(bucketMeta).Put(keyFormat, []byte(strconv.Itoa(formatVersion))); err != nil {
 				return err
 			}
 			if d.o.DryRun {
@@ -262,7 +275,10 @@ func (d *DB) update(f func(*bbolt.Tx) error) error {
 			return nil
 		})
 		if err == errDryRun {
-			err = nil
+			return nil
+		}
+		if err == nil && m.from != formatVersion && d.o.Migrated != nil {
+			d.o.Migrated(m.from, formatVersion, m.backup)
 		}
 		return err
 	})
@@ -275,7 +291,14 @@ func (d *DB) log(tx *bbolt.Tx, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("write audit log: %w", err)
 	}
-	e.Seq, e.Time, e.Who = seq, d.now(), d.o.Actor
+	e.Seq, e.Time, e.Who, e.Why = seq, d.now(), d.o.Actor, d.o.Why
+	if e.Tenant != "" && e.ID == "" {
+		t, err := getTenant(tx, e.Tenant)
+		if err != nil {
+			return fmt.Errorf("write audit log: %w", err)
+		}
+		e.ID = t.ID
+	}
 	return put(b, seqKey(seq), e)
 }
 

@@ -23,8 +23,14 @@ func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 	}
 	err = d.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketTenants)
-		if b.Get([]byte(n.Name)) != nil {
-			return fmt.Errorf("add tenant %q: already there: %w", n.Name, ErrConflict)
+		if text := b.Get([]byte(n.Name)); text != nil {
+			var old Tenant
+			if err := decode(text, &old); err != nil {
+				return err
+			}
+			if err := d.bury(tx, old, n.Over); err != nil {
+				return err
+			}
 		}
 		if err := put(b, []byte(n.Name), t); err != nil {
 			return err
@@ -44,65 +50,73 @@ func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 
 // ChangeTenant implements Catalog.
 func (d *DB) ChangeTenant(name string, c Change) (Tenant, error) {
-	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, string, error) {
+	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, Entry, error) {
+		if lock := (Change{Lock: c.Lock}); c != lock { // what was removed can still be kept for longer
+			if err := old.alive(d.now()); err != nil {
+				return old, Entry{}, err
+			}
+		}
+		if err := old.waits(c); err != nil {
+			return old, Entry{}, err
+		}
 		t, what, err := c.judge(old)
 		if err == nil && len(what) > 0 {
 			err = &WeakeningError{Tenant: name, What: what}
 		}
-		return t, "", err
+		return t, Entry{What: "tenant set"}, err
 	})
 }
 
 // Weaken implements Catalog.
 func (d *DB) Weaken(name string, c Change, wait time.Duration) (Tenant, error) {
-	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, string, error) {
+	return d.edit(name, func(tx *bbolt.Tx, old Tenant) (Tenant, Entry, error) {
+		if err := old.alive(d.now()); err != nil {
+			return old, Entry{}, err
+		}
 		t, what, err := c.judge(old)
 		if err != nil || len(what) == 0 {
-			return t, "", err
+			return t, Entry{What: "tenant set"}, err
 		}
 		if old.Pending != nil {
-			return t, "", fmt.Errorf("set %s: another change waits until %s; veto that first: %w", name, old.Pending.Due.Format(time.RFC3339), ErrConflict)
+			return t, Entry{}, fmt.Errorf("set %s: another change waits until %s; veto that first: %w", name, old.Pending.Due.Format(time.RFC3339), ErrConflict)
 		}
-		old.Pending = &Pending{Change: c, What: what, Who: d.o.Actor, Since: d.now(), Due: d.now().Add(wait)}
-		return old, fmt.Sprintf("waits until %s: %s", old.Pending.Due.Format(time.RFC3339), strings.Join(what, "; ")), nil
+		if c, err = c.storable(); err != nil {
+			return t, Entry{}, fmt.Errorf("set %s: %w", name, err)
+		}
+		old.Pending = &Pending{Change: c, What: what, Who: d.o.Actor, Why: d.o.Why, Since: d.now(), Due: d.now().Add(wait)}
+		return old, Entry{What: "tenant set", Due: old.Pending.Due,
+			Detail: fmt.Sprintf("waits until %s: %s", old.Pending.Due.Format(time.RFC3339), strings.Join(what, "; "))}, nil
 	})
 }
 
-// Veto implements Catalog.
-func (d *DB) Veto(name string) (Tenant, error) {
-	return d.edit(name, func(_ *bbolt.Tx, old Tenant) (Tenant, string, error) {
-		if old.Pending == nil {
-			return old, "", fmt.Errorf("veto %s: no change waits: %w", name, ErrNotFound)
-		}
-		detail := "vetoed: " + strings.Join(old.Pending.What, "; ")
-		old.Pending = nil
-		return old, detail, nil
-	})
-}
-
-// edit makes one change of a tenant, and its audit line: of what is different, and detail. A change that waited for this
-// moment is made first.
-func (d *DB) edit(name string, f func(*bbolt.Tx, Tenant) (Tenant, string, error)) (t Tenant, err error) {
+// edit makes one change of a tenant, and its audit line: of what is different, and what f says. A change that waited for this
+// moment is made first, and has a line of its own.
+func (d *DB) edit(name string, f func(*bbolt.Tx, Tenant) (Tenant, Entry, error)) (t Tenant, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
 		stored, err := getTenant(tx, name)
 		if err != nil {
 			return err
 		}
-		var detail string
-		if t, detail, err = f(tx, stored.settled(d.now())); err != nil {
+		old := stored.settled(d.now())
+		var e Entry
+		if t, e, err = f(tx, old); err != nil {
 			return err
 		}
-		if detail != "" {
-			detail = "; " + detail
+		t = d.ease(old, t)
+		if more := diff(old, t); more != "" {
+			e.Detail = strings.TrimSuffix(more+"; "+e.Detail, "; ")
 		}
-		detail = strings.TrimPrefix(diff(stored, t)+detail, "; ")
-		if detail == "" {
+		if e.Detail == "" {
 			return nil
+		}
+		if err := d.came(tx, stored, old); err != nil {
+			return err
 		}
 		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
 			return err
 		}
-		return d.log(tx, Entry{What: "tenant set", Tenant: name, Detail: detail})
+		e.Tenant = name
+		return d.log(tx, e)
 	})
 	if err != nil {
 		return Tenant{}, err
@@ -110,11 +124,24 @@ func (d *DB) edit(name string, f func(*bbolt.Tx, Tenant) (Tenant, string, error)
 	return t, nil
 }
 
+// came notes that a change that waited is in force.
+func (d *DB) came(tx *bbolt.Tx, stored, now Tenant) error {
+	if now.Came == nil {
+		return nil
+	}
+	p := stored.Pending
+	return d.log(tx, Entry{What: "tenant set in force", Tenant: stored.Name, Due: p.Due,
+		Detail: fmt.Sprintf("since %s: %s; asked by %s on %s", p.Due.Format(time.RFC3339), diff(stored, now), p.Who, p.Since.Format(time.RFC3339))})
+}
+
 // AddKeys implements Catalog.
 func (d *DB) AddKeys(tenant string, list ...NewKey) (keys []Key, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, tenant)
 		if err != nil {
+			return err
+		}
+		if err := t.alive(d.now()); err != nil {
 			return err
 		}
 		keys, err = d.putKeys(tx, t, list)
@@ -257,7 +284,7 @@ func conflict(tx *bbolt.Tx, k Key, text []byte) error {
 	return fmt.Errorf("add key %s: belongs to %s; make a key for each tenant: %w", k.Fingerprint, owner, ErrConflict)
 }
 
-// changeHolds makes one change of a tenant's holds.
+// changeHolds makes one change of a tenant's holds: a removed one's too, which stays as long as it has any.
 func (d *DB) changeHolds(name, what, detail string, f func([]Hold) ([]Hold, error)) error {
 	return d.changeRetention(name, what, detail, func(r *Retention) (err error) {
 		r.Holds, err = f(r.Holds)
@@ -267,20 +294,13 @@ func (d *DB) changeHolds(name, what, detail string, f func([]Hold) ([]Hold, erro
 
 // changeRetention makes one change of what a tenant keeps, which promises no less than before or counts only after expire's cool-down.
 func (d *DB) changeRetention(name, what, detail string, f func(*Retention) error) error {
-	return d.update(func(tx *bbolt.Tx) error {
-		t, err := getTenant(tx, name)
-		if err != nil {
-			return err
-		}
+	_, err := d.edit(name, func(_ *bbolt.Tx, t Tenant) (Tenant, Entry, error) {
 		if err := f(&t.Retention); err != nil {
-			return err
+			return t, Entry{}, err
 		}
-		if t.Retention, err = t.Retention.normalized(); err != nil {
-			return err
-		}
-		if err := put(tx.Bucket(bucketTenants), []byte(name), t); err != nil {
-			return err
-		}
-		return d.log(tx, Entry{What: what, Tenant: name, Detail: cleanComment(detail)})
+		var err error
+		t.Retention, err = t.Retention.normalized()
+		return t, Entry{What: what, Detail: cleanComment(detail)}, err
 	})
+	return err
 }

@@ -158,7 +158,8 @@ func TestWeaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Join(lines, "\n")
-	for _, want := range []string{"waits until 2026-11-08T12:00:00Z: mode: strict -> versioned", "vetoed: mode: strict -> versioned", "mode: strict -> versioned; quota bytes: 0 -> 5"} {
+	for _, want := range []string{"waits until 2026-11-08T12:00:00Z: mode: strict -> versioned", "vetoed: mode: strict -> versioned",
+		"since 2026-11-08T12:00:00Z: mode: strict -> versioned; asked by olga on 2026-11-01T12:00:00Z", "quota bytes: 0 -> 5"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("audit log lacks %q:\n%s", want, all)
 		}

@@ -17,7 +17,8 @@ type Snapshot struct {
 	// the CLI sees whether its own change is in force.
 	Seq uint64
 
-	tenants []Tenant         // sorted by name
+	tenants []Tenant         // all, sorted by name
+	present []Tenant         // those that were not removed when this was read
 	byName  map[string]int   // index into tenants
 	byID    map[string]int   // index into tenants
 	keys    map[string]*Key  // by Key.ID
@@ -39,6 +40,7 @@ const (
 	Expired     Reason = "expired"
 	Address     Reason = "address"
 	Certificate Reason = "certificate" // what else is wrong with one
+	Removed     Reason = "removed"     // the tenant
 )
 
 // AuthError refuses a login. Its text is the same for every reason.
@@ -58,7 +60,17 @@ func newSnapshot(seq uint64, tenants []Tenant, keys []Key) (*Snapshot, error) {
 		if _, twice := s.byID[t.ID]; twice {
 			return nil, fmt.Errorf("read catalog: tenant id %q twice", t.ID)
 		}
-		s.byName[t.Name], s.byID[t.ID] = i, i
+		s.byID[t.ID] = i
+		if t.buried() {
+			continue
+		}
+		if _, twice := s.byName[t.Name]; twice {
+			return nil, fmt.Errorf("read catalog: tenant %q twice", t.Name)
+		}
+		s.byName[t.Name] = i
+		if !t.gone {
+			s.present = append(s.present, t)
+		}
 	}
 	slices.SortFunc(keys, func(a, b Key) int { return strings.Compare(a.ID, b.ID) })
 	slices.SortStableFunc(keys, func(a, b Key) int { return a.Added.Compare(b.Added) })
@@ -115,6 +127,7 @@ func verdict(known bool, t Tenant, k *Key, addr netip.Addr, now time.Time) Reaso
 	revoked := !k.Revoked.IsZero()
 	expired := !k.Expires.IsZero() && !now.Before(k.Expires)
 	near := k.mayComeFrom(addr)
+	removed := t.Removed(now)
 	switch {
 	case !known:
 		return UnknownUser
@@ -126,6 +139,8 @@ func verdict(known bool, t Tenant, k *Key, addr netip.Addr, now time.Time) Reaso
 		return Expired
 	case !near:
 		return Address
+	case removed:
+		return Removed
 	}
 	return ""
 }
@@ -164,7 +179,7 @@ func (s *Snapshot) AllKeys(tenantID string) []Key {
 // CAs lists a tenant's CAs in the order added, revoked ones too.
 func (s *Snapshot) CAs(tenantID string) []CA { return s.authorities[tenantID] }
 
-// Tenant finds a tenant by name.
+// Tenant finds a tenant by name: one that was removed too, until another has its name.
 func (s *Snapshot) Tenant(name string) (Tenant, bool) {
 	i, ok := s.byName[name]
 	if !ok {
@@ -173,7 +188,7 @@ func (s *Snapshot) Tenant(name string) (Tenant, bool) {
 	return s.tenants[i], true
 }
 
-// TenantByID finds a tenant by id.
+// TenantByID finds a tenant by id, whether it was removed or not.
 func (s *Snapshot) TenantByID(id string) (Tenant, bool) {
 	i, ok := s.byID[id]
 	if !ok {
@@ -182,8 +197,11 @@ func (s *Snapshot) TenantByID(id string) (Tenant, bool) {
 	return s.tenants[i], true
 }
 
-// Tenants lists all, sorted by name.
-func (s *Snapshot) Tenants() []Tenant { return s.tenants }
+// Tenants lists those that were not removed when this was read, sorted by name.
+func (s *Snapshot) Tenants() []Tenant { return s.present }
+
+// All lists all that ever were, sorted by name.
+func (s *Snapshot) All() []Tenant { return s.tenants }
 
 // Key finds a key by id, revoked ones too.
 func (s *Snapshot) Key(id string) (Key, bool) {

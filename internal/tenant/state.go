@@ -94,7 +94,7 @@ func (s *State) load(wait time.Duration) (err error) {
 			_, err = tx.CreateBucket(bucketUsed)
 			return err
 		}
-		if err := checkFormat(tx, s.path, stateVersion); err != nil {
+		if _, err := checkFormat(tx, s.path, stateVersion); err != nil {
 			return err
 		}
 		return tx.Bucket(bucketUsed).ForEach(func(k, text []byte) error {

@@ -36,6 +36,12 @@ type Tenant struct {
 	Schedule  Schedule  `json:"schedule"`
 	Retention Retention `json:"retention,omitzero"` // zero (before format 2): everything is kept
 	Pending   *Pending  `json:"pending,omitempty"`
+	Eased     *Eased    `json:"eased,omitempty"`
+	Removal   *Removal  `json:"removal,omitempty"`
+
+	// Came is the change that waited and is in force now, as long as nothing else was stored since.
+	Came *Pending `json:"-"`
+	gone bool     // removed, as of the snapshot that this is of
 }
 
 // Policy says what clients of a tenant may do to what they stored.
@@ -78,7 +84,7 @@ func DefaultPolicy() Policy {
 // Core returns the policy as the core takes it, which has another word for "no resume window".
 func (t Tenant) Core() appendonly.Policy {
 	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
-		Suspended: t.Suspended, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails}
+		Suspended: t.Suspended || t.gone, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails}
 	if p.ResumeWindow == 0 {
 		p.ResumeWindow = -1
 	}

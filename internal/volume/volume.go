@@ -55,6 +55,9 @@ const (
 	dirMode       = 0o750
 )
 
+// ErrFormat says that a newer vaultd wrote the dataset.
+var ErrFormat = errors.New("unknown format")
+
 // subdirs are made by Create and required by Open; derivedDir is made by both.
 var subdirs = [...]string{"store", "files", "staging", "scratch", "journal"}
 
@@ -270,7 +273,7 @@ func (v *Volume) checkFormat() error {
 	case !ok || !found || err != nil || have == 0:
 		return fmt.Errorf("parse format: %q is not one of vaultd's", b[:n])
 	case have > formatVersion:
-		return fmt.Errorf("format %d is newer than this vaultd knows (%d): use a newer vaultd", have, formatVersion)
+		return fmt.Errorf("format %d is newer than %d, the newest that this vaultd knows: %w", have, formatVersion, ErrFormat)
 	}
 	return nil
 }
