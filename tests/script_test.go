@@ -19,7 +19,7 @@ import (
 //	alice|mallory|bob|pusher|puller CLIENT ARGS   a client as somebody (asIdentity)
 //	vaultd ARGS                                   the operator, on this script's store
 //	vault OPTIONS                                 makes the store, with tenant add's options, and serves it
-//	serve, stop, kill9                            the server; ADDR, PORT and SERVER are its address and process
+//	serve, halt, kill9                            the server; ADDR, PORT and SERVER are its address and process
 //	exits N COMMAND ARGS                          runs a command that must end with N
 //	instant NAME                                  sets NAME to a time between what was and what comes
 //	random FILE BYTES SEED                        makes a file
@@ -34,7 +34,7 @@ func TestScript(t *testing.T) {
 		Setup:              setupScript,
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"vault": cmdVault, "serve": cmdServe, "stop": cmdStop, "kill9": cmdKill, "exits": cmdExits, "instant": cmdInstant,
+			"vault": cmdVault, "serve": cmdServe, "halt": cmdHalt, "kill9": cmdKill, "exits": cmdExits, "instant": cmdInstant,
 			"random": cmdRandom, "same": cmdSame, "log": cmdLog, "golden": cmdGolden, "unmount": cmdUnmount,
 		},
 	})
@@ -82,7 +82,7 @@ func cmdServe(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("SERVER", strconv.Itoa(v.cmd.Process.Pid))
 }
 
-func cmdStop(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).stop()) }
+func cmdHalt(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).stop()) }
 
 func cmdKill(ts *testscript.TestScript, _ bool, _ []string) { ts.Check(of(ts).kill()) }
 
