@@ -34,10 +34,11 @@ type configValue struct {
 
 // effective lists a configuration by key, with where each value is from. No key holds a secret: keys of the server are named by file.
 func (a *app) effective(conf *Config, waits []string) (map[string]configValue, error) {
-	lines, err := configLines(a.dir, a.config)
+	path, text, err := a.configText()
 	if err != nil {
 		return nil, err
 	}
+	lines := configLines(path, text)
 	def := DefaultConfig()
 	defaults := def.values()
 	out := map[string]configValue{}
@@ -67,26 +68,30 @@ func plain(v reflect.Value) any {
 	return v.Interface()
 }
 
-// configLines says on which line of the file each key is.
-func configLines(dir, flag string) (map[string]string, error) {
-	path := flag
-	if path == "" {
-		path = filepath.Join(dir, ConfigName)
+// configText is the file that loadConfig reads; text is nil where there is none.
+func (a *app) configText() (path string, text []byte, err error) {
+	if path = a.config; path == "" {
+		path = filepath.Join(a.dir, ConfigName)
 	}
-	data, err := os.ReadFile(path)
-	if flag == "" && errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	text, err = os.ReadFile(path)
+	if a.config == "" && errors.Is(err, fs.ErrNotExist) {
+		return path, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		return path, nil, fmt.Errorf("read configuration: %w", err)
 	}
-	r := &configReader{data: data, rest: append([]byte(nil), data...), where: map[string]*entry{}}
+	return path, text, nil
+}
+
+// configLines says on which line of the file each key is.
+func configLines(path string, text []byte) map[string]string {
+	r := &configReader{data: text, rest: append([]byte(nil), text...), where: map[string]*entry{}}
 	r.scan()
 	out := map[string]string{}
 	for key, e := range r.where {
-		out[key] = fmt.Sprintf("%s:%d", path, 1+strings.Count(string(data[:e.value.from]), "\n"))
+		out[key] = fmt.Sprintf("%s:%d", path, 1+strings.Count(string(text[:e.value.from]), "\n"))
 	}
-	return out, nil
+	return out
 }
 
 var configLine = regexp.MustCompile(`^(?:\[([a-z]+)\]|([a-z_]+) = .*)$`)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,10 +46,16 @@ func must(t *testing.T, err error) {
 
 func newEnded(t *testing.T, push bool) *ended {
 	t.Helper()
+	return newEndedIn(t, t.TempDir(), push)
+}
+
+func newEndedIn(t *testing.T, dir string, push bool) *ended {
+	t.Helper()
 	e := &ended{t: t}
-	e.a = &app{stdin: strings.NewReader(""), stdout: &e.out, stderr: &e.out, dir: t.TempDir()}
+	e.a = &app{stdin: strings.NewReader(""), stdout: &e.out, stderr: &e.out, dir: dir}
 	conf := DefaultConfig()
 	must(t, e.a.initStore(&conf))
+	must(t, os.WriteFile(filepath.Join(dir, ConfigName), []byte("[store]\nfree_bytes = \"0\"\nfree_inodes = 0\n"), 0o600)) // small disks will do
 	n := conf.newTenant("acme")
 	got, _, err := e.a.catalog().AddTenant(n)
 	must(t, err)
@@ -402,4 +409,60 @@ func TestClearRefused(t *testing.T) {
 		t.Errorf("a session: %v", err)
 	}
 	must(t, st.Close())
+}
+
+// On a disk that is full nothing goes that was not written down before, and with room again the removal goes on.
+func TestRemovalDiskFull(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("CI must run as root: this test mounts a small disk")
+		}
+		t.Skip("a disk of its own needs root to mount it: run tests/run as root to see this one")
+	}
+	dir := t.TempDir()
+	must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=32m"))
+	t.Cleanup(func() { must(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	e := newEndedIn(t, dir, true)
+	e.remove()
+	filler := filepath.Join(dir, "filler")
+	failed := 0
+	stage := func(what string, gone bool) {
+		t.Helper()
+		f, err := os.Create(filler)
+		must(t, err)
+		for b := make([]byte, 1<<16); err == nil; {
+			_, err = f.Write(b)
+		}
+		for err = nil; err == nil; {
+			_, err = f.Write([]byte{0})
+		}
+		must(t, f.Close())
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		if _, err, _ := e.run(); err != nil {
+			failed++
+		}
+		must(t, os.Remove(filler))
+		for range 2 {
+			if _, err, _ := e.run(); err != nil {
+				t.Fatalf("%s: with room again: %v", what, err)
+			}
+		}
+		if e.gone() != gone {
+			t.Fatalf("%s: gone %v", what, e.gone())
+		}
+	}
+	stage("seen", false)
+	e.machine.up += 7 * testDay
+	stage("cleared", false)
+	if e.live() != 0 || e.contents() != 3 {
+		t.Fatalf("%d live, %d contents", e.live(), e.contents())
+	}
+	e.machine.up += 31 * testDay
+	stage("freed and gone", true)
+	if failed < 2 {
+		t.Errorf("only %d runs found the disk full", failed)
+	}
+	e.again()
 }
