@@ -80,10 +80,12 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	}
 	l := &login{tenant: t.ID, name: t.Name, key: k.ID, remote: remote, until: k.Expires, revoked: make(chan struct{})}
 	who := appendonly.Who{Key: k.ID, Role: k.Role}
+	used := k.ID
 	if cert, ok := key.(*gossh.Certificate); ok {
 		l.cert, who.Cert = cert, tenant.CertWords(cert)
+		used = tenant.CertUse(t.ID, tenant.KeyID(cert.SignatureKey.Marshal()))
 	}
-	a.state.Used(t.ID, k.ID, time.Now(), remote.String())
+	a.state.Used(t.ID, used, time.Now(), remote.String())
 	return sshd.Login{
 		Tenant: t.Name,
 		Who:    who,

@@ -278,7 +278,7 @@ type keyReply struct {
 type tenantReply struct {
 	tenant.Tenant
 	Keys  []keyReply  `json:"keys"`
-	CAs   []tenant.CA `json:"cas,omitempty"`
+	CAs   []caReply   `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
 }
 
@@ -331,7 +331,7 @@ func (a *app) tenantShow() *cobra.Command {
 			return err
 		}
 		r := tenantJSON(t, snap.Keys(t.ID), used)
-		r.Usage, r.CAs = &usage, snap.CAs(t.ID)
+		r.Usage, r.CAs = &usage, casJSON(snap.CAs(t.ID), used)
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
 	a.jsonFlag(c)
