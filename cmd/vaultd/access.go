@@ -112,7 +112,7 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 	a.count(l, 1) // first, so that a change of the catalog that still does not see finds the login in recheck
 	if err := l.still(a.st.Tenants()); err != nil {
 		a.count(l, -1)
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", sshd.ErrRevoked, err)
 	}
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {
