@@ -540,7 +540,12 @@ func (a *app) keyRevoke() *cobra.Command {
 			}
 		}
 		r := tenantJSON(tenant.Tenant{}, []tenant.Key{k}, nil).Keys
-		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
+		return a.print("vaultd.keys/v1", r, func(w io.Writer) {
+			keyTable(w, r)
+			if len(k.PublicKey) == 0 {
+				fmt.Fprintf(w, "tenant %s has no such key; from now on it is refused with any certificate, too\n", args[0])
+			}
+		})
 	}}
 	a.jsonFlag(c)
 	a.dryRunFlag(c)
