@@ -82,10 +82,12 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 	}
 	l := &login{tenant: t.ID, name: t.Name, key: k.ID, remote: remote, given: k, revoked: make(chan struct{})}
 	who := appendonly.Who{Key: k.ID, Role: k.Role, Root: k.Path, Daily: appendonly.Ceiling(k.Daily)}
+	used := k.ID
 	if cert, ok := key.(*gossh.Certificate); ok {
 		l.cert, who.Cert = cert, tenant.CertWords(cert)
+		used = tenant.CertUse(t.ID, tenant.KeyID(cert.SignatureKey.Marshal()))
 	}
-	a.state.Used(t.ID, k.ID, time.Now(), remote.String())
+	a.state.Used(t.ID, used, time.Now(), remote.String())
 	return sshd.Login{
 		Tenant: t.Name,
 		Who:    who,
@@ -119,7 +121,7 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 	a.count(l, 1) // first, so that a change of the catalog that still does not see finds the login in recheck
 	if err := l.still(a.st.Tenants()); err != nil {
 		a.count(l, -1)
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", sshd.ErrRevoked, err)
 	}
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {

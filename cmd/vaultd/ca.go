@@ -51,11 +51,11 @@ func (a *app) caList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cas := snap.CAs(t.ID)
-		if cas == nil {
-			cas = []tenant.CA{}
+		var used map[string]tenant.Use
+		if err := a.call(cmd.Context(), "used", struct{}{}, &used); err != nil {
+			return err
 		}
-		return a.print("vaultd.cas/v1", cas, func(w io.Writer) { caTable(w, cas) })
+		return a.printCAs(snap.CAs(t.ID), used)
 	}}
 	a.jsonFlag(c)
 	return c
@@ -90,19 +90,39 @@ func (a *app) changedCAs(cmd *cobra.Command, cas []tenant.CA, err error) error {
 			return err
 		}
 	}
-	return a.print("vaultd.cas/v1", cas, func(w io.Writer) { caTable(w, cas) })
+	return a.printCAs(cas, nil)
 }
 
-func caTable(w io.Writer, cas []tenant.CA) {
+type caReply struct {
+	tenant.CA
+	LastUsed   time.Time `json:"last_used,omitzero"` // any certificate of it
+	LastRemote string    `json:"last_remote,omitempty"`
+}
+
+func casJSON(cas []tenant.CA, used map[string]tenant.Use) []caReply {
+	out := []caReply{}
+	for _, c := range cas {
+		u := used[tenant.CertUse(c.Tenant, c.ID)]
+		out = append(out, caReply{c, u.Time, u.Remote})
+	}
+	return out
+}
+
+func (a *app) printCAs(cas []tenant.CA, used map[string]tenant.Use) error {
+	r := casJSON(cas, used)
+	return a.print("vaultd.cas/v1", r, func(w io.Writer) { caTable(w, r) })
+}
+
+func caTable(w io.Writer, cas []caReply) {
 	var rows [][]string
 	for _, c := range cas {
 		state := keyState(c.Key, time.Now())
 		if n := len(c.Serials) + len(c.KeyIDs); n > 0 && c.Revoked.IsZero() {
 			state += fmt.Sprintf(", %d revoked", n)
 		}
-		rows = append(rows, []string{c.ID, c.Role.String(), state, keyFrom(c.Key), rootText("/" + c.Path), strings.Join(c.Principals, ","), c.Comment, c.Fingerprint})
+		rows = append(rows, []string{c.ID, c.Role.String(), state, keyFrom(c.Key), rootText("/" + c.Path), strings.Join(c.Principals, ","), ago(c.LastUsed), c.Comment, c.Fingerprint})
 	}
-	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "PRINCIPALS", "COMMENT", "FINGERPRINT"}, rows)
+	table(w, []string{"ID", "ROLE", "STATE", "FROM", "PATH", "PRINCIPALS", "LAST USED", "COMMENT", "FINGERPRINT"}, rows)
 }
 
 // keyState says in a word or two whether a key is of use.

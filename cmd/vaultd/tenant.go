@@ -299,7 +299,7 @@ type tenantReply struct {
 	tenant.Tenant
 	State string      `json:"state"`
 	Keys  []keyReply  `json:"keys"`
-	CAs   []tenant.CA `json:"cas,omitempty"`
+	CAs   []caReply   `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
 }
 
@@ -349,7 +349,7 @@ func (a *app) tenantShow() *cobra.Command {
 			return err
 		}
 		r := tenantJSON(t, snap.Keys(t.ID), used)
-		r.State, r.Usage, r.CAs = a.listed(t).State, &usageReply{Tenant: t.Name}, snap.CAs(t.ID)
+		r.State, r.Usage, r.CAs = a.listed(t).State, &usageReply{Tenant: t.Name}, casJSON(snap.CAs(t.ID), used)
 		if r.State != stateRemoved {
 			err := a.call(cmd.Context(), "usage", tenantRef{t.Name}, r.Usage)
 			if err == nil {
@@ -564,7 +564,12 @@ func (a *app) keyRevoke() *cobra.Command {
 			}
 		}
 		r := tenantJSON(tenant.Tenant{}, []tenant.Key{k}, nil).Keys
-		return a.print("vaultd.keys/v1", r, func(w io.Writer) { keyTable(w, r) })
+		return a.print("vaultd.keys/v1", r, func(w io.Writer) {
+			keyTable(w, r)
+			if len(k.PublicKey) == 0 {
+				fmt.Fprintf(w, "tenant %s has no such key; from now on it is refused with any certificate, too\n", args[0])
+			}
+		})
 	}}
 	a.whyFlag(c)
 	a.jsonFlag(c)

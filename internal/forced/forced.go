@@ -162,10 +162,7 @@ var borgName = regexp.MustCompile(`^borg[-0-9.]*$`)
 // only is what vaultd is anyway; without it, too, the key gets no more.
 func borg(home string, args []string) (Grant, error) {
 	var g Grant
-	var dirs []string
-	if len(args) == 0 {
-		return g, errors.New("borg without serve")
-	}
+	var dirs, repos []string
 	serve := false
 	for i := 0; i < len(args); i++ {
 		name, value, given := strings.Cut(args[i], "=")
@@ -190,10 +187,12 @@ func borg(home string, args []string) (Grant, error) {
 			if given {
 				err = fmt.Errorf("%s with a value", name)
 			}
-		case "--restrict-to-path", "--restrict-to-repository":
-			if err = want(); err == nil {
-				dirs = append(dirs, value)
-			}
+		case "--restrict-to-path":
+			err = want()
+			dirs = append(dirs, value)
+		case "--restrict-to-repository":
+			err = want()
+			repos = append(repos, value)
 		case "--storage-quota":
 			if err = want(); err == nil {
 				g.Quota, err = borgSize(value)
@@ -210,12 +209,34 @@ func borg(home string, args []string) (Grant, error) {
 	if !serve {
 		return Grant{}, errors.New("borg without serve")
 	}
-	if len(dirs) == 0 {
-		return g, nil
-	}
 	var err error
-	g.Path, err = outermost(home, dirs)
+	g.Path, err = borgRoot(home, dirs, repos)
 	return g, err
+}
+
+// borgRoot is what a borg reaches that must stay below one of dirs and in one of repos, where there are any (remote.py open).
+func borgRoot(home string, dirs, repos []string) (string, error) {
+	if len(dirs)+len(repos) == 0 {
+		return home, nil
+	}
+	if len(repos) == 0 {
+		return outermost(home, dirs)
+	}
+	root, err := clean(home, repos[0])
+	if err != nil {
+		return "", err
+	}
+	for _, r := range repos[1:] { // not outermost: what lies beside a repository in another was not to be reached
+		if other, err := clean(home, r); err != nil || other != root {
+			return "", errors.New("more than one repository, and a key has one root; make a key for each")
+		}
+	}
+	if len(dirs) > 0 {
+		if top, err := outermost(home, dirs); err != nil || !below(root, top) {
+			return "", errors.New("a repository that is not below its paths")
+		}
+	}
+	return root, nil
 }
 
 // borgSize follows borg's helpers.parse_file_size: powers of 1000.

@@ -28,6 +28,9 @@ func TestParse(t *testing.T) {
 		{"borg serve --umask=077 --restrict-to-repository ./repo", forced.Grant{Path: "repo"}},
 		{"borg1 serve --restrict-to-repository '/data1/home/7/a b'", forced.Grant{Path: "/data1/home/7/a b"}},
 		{"borg serve --restrict-to-path /srv/a --restrict-to-path /srv/a/b", forced.Grant{Path: "/srv/a"}},
+		{"borg serve --restrict-to-path /srv/a --restrict-to-repository /srv/a/b", forced.Grant{Path: "/srv/a/b"}},
+		{"borg serve --restrict-to-repository /srv/a --restrict-to-path /srv --restrict-to-repository /srv/./a/", forced.Grant{Path: "/srv/a"}},
+		{"cd /srv/x && borg serve", forced.Grant{Path: "/srv/x"}},
 		{"borg serve --restrict-to-path ~/x --storage-quota 100G", forced.Grant{Path: "x", Quota: 100e9}},
 		{"borg serve --restrict-to-path ~ --storage-quota=1.", forced.Grant{}}, // error, below
 		{"rrsync /srv/x", forced.Grant{Path: "/srv/x"}},
@@ -59,6 +62,7 @@ func TestRefused(t *testing.T) {
 	for _, line := range []string{
 		"", " ", "/bin/sh", "echo hi", "sudo borg serve", "borg", "borg create", "borg serve serve", "borg serve --restrict-to-path", "borg serve --restrict-to-pat /x",
 		"borg serve --restrict-to-path /a --restrict-to-path /b", "borg serve --restrict-to-path /a --restrict-to-path b", "borg serve --rest",
+		"borg serve --restrict-to-repository /a --restrict-to-repository /a/b", "borg serve --restrict-to-path /a/b --restrict-to-repository /a",
 		"borg serve --restrict-to-path /srv/../etc", "borg serve --restrict-to-path ''", "borg serve --restrict-to-path ~root", "borg serve --append-only=0",
 		"borg serve --storage-quota", "borg serve --storage-quota 1Z", "borg serve --storage-quota 0", "borg serve --storage-quota 99999999999999999999",
 		"borg serve; sh", "borg serve && sh", "borg serve | sh", "borg serve > /x", "borg serve & sh", "cd /x; cd /y; borg serve", "cd /x || borg serve",

@@ -44,6 +44,9 @@ type Login struct {
 	Notices func(daily bool) []string
 }
 
+// ErrRevoked is what Open returns when the login would not be let in any more.
+var ErrRevoked = errRevoked
+
 // RefusedError is a refusal whose text its cause may know: the owner of a verified key.
 type RefusedError struct{ Why string }
 

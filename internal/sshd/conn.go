@@ -20,7 +20,7 @@ import (
 var (
 	errLost     = errors.New("connection lost")
 	errDraining = errors.New("the server is shutting down")
-	errRevoked  = errors.New("this key was revoked or changed")
+	errRevoked  = errors.New("this key or certificate may not log in any more, or was changed")
 	errIdle     = errors.New("idle for too long")
 	errDead     = errors.New("the client does not answer")
 )

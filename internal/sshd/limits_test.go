@@ -305,7 +305,7 @@ func TestRevokedKeyEndsSessions(t *testing.T) {
 	}
 	close(s.access.revoked)
 	var exit *gossh.ExitError
-	if err := ses.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 1 || !strings.Contains(stderr.String(), "this key was revoked") {
+	if err := ses.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 1 || !strings.Contains(stderr.String(), "this key or certificate may not log in any more") {
 		t.Errorf("%v, %q", err, stderr.String())
 	}
 	c.Wait()

@@ -13,7 +13,8 @@ import (
 )
 
 // CA is a key that lets nobody in itself: the certificates that it signs do, as one tenant and on the terms of its Key. A CA
-// key may serve several tenants, each of which names it. It is never removed, only revoked.
+// key may serve several tenants, each of which names it; it is never one that logs in, whose thief would else make keys for
+// himself that its revocation does not end. It is never removed, only revoked.
 type CA struct {
 	Key
 	Principals []string `json:"principals"`                // a certificate must name one of them; never empty
@@ -126,6 +127,9 @@ func (d *DB) putCAs(tx *bbolt.Tx, t Tenant, list []NewCA) ([]CA, error) {
 		ca, err := d.newCA(t, n)
 		if err != nil {
 			return nil, err
+		}
+		if tx.Bucket(bucketKeys).Get([]byte(ca.ID)) != nil {
+			return nil, fmt.Errorf("add CA %s: is a key that logs in, or did; a CA's only signs: %w", ca.Fingerprint, ErrConflict)
 		}
 		at := []byte(ownedKey(t.ID, ca.ID))
 		if text := b.Get(at); text != nil {
@@ -247,6 +251,9 @@ func (d *DB) revokeUnlisted(tx *bbolt.Tx, t Tenant, ref string, cause error) (Ke
 	}
 	if !ok || !slices.ContainsFunc(cas, func(c CA) bool { return c.Tenant == t.ID }) {
 		return Key{}, cause
+	}
+	if slices.ContainsFunc(cas, func(c CA) bool { return c.Tenant == t.ID && c.ID == id }) {
+		return Key{}, fmt.Errorf("key %q of tenant %s is a CA, for vaultd ca revoke: %w", ref, t.Name, ErrNotFound)
 	}
 	b, err := tx.CreateBucketIfNotExists(bucketRevoked)
 	if err != nil {

@@ -356,6 +356,20 @@ func TestCAErrors(t *testing.T) {
 	if _, err := c.db.AddCAs("acme", tenant.NewCA{NewKey: tenant.NewKey{Public: pubFile(t, c.dir+"/ca.pub")}}); !errors.Is(err, tenant.ErrConflict) {
 		t.Errorf("twice: %v", err)
 	}
+	// A CA's key does not log in, and one that logs in signs for nobody.
+	if _, err := c.db.AddKeys("other", tenant.NewKey{Public: pubFile(t, c.dir+"/ca.pub")}); !errors.Is(err, tenant.ErrConflict) {
+		t.Errorf("a CA as a key: %v", err)
+	}
+	if _, err := c.db.AddKeys("other", tenant.NewKey{Public: pubFile(t, c.dir+"/host.pub")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.db.AddCAs("acme", tenant.NewCA{NewKey: tenant.NewKey{Public: pubFile(t, c.dir+"/host.pub")}}); !errors.Is(err, tenant.ErrConflict) {
+		t.Errorf("a key as a CA: %v", err)
+	}
+	// Who revokes a CA as a key must not think that it is done.
+	if _, err := c.db.RevokeKey("acme", c.ca.Fingerprint); !errors.Is(err, tenant.ErrNotFound) || !strings.Contains(err.Error(), "ca revoke") {
+		t.Errorf("a CA revoked as a key: %v", err)
+	}
 	// Several tenants may name one CA; each does.
 	if _, err := c.db.AddCAs("other", tenant.NewCA{NewKey: tenant.NewKey{Public: pubFile(t, c.dir+"/ca.pub")}}); err != nil {
 		t.Error(err)

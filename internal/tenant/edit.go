@@ -222,6 +222,11 @@ func (d *DB) putKeys(tx *bbolt.Tx, t Tenant, list []NewKey) ([]Key, error) {
 		if text := b.Get([]byte(k.ID)); text != nil {
 			return nil, conflict(tx, k, text)
 		}
+		if cas, err := readAll[CA](tx.Bucket(bucketCAs)); err != nil {
+			return nil, err
+		} else if slices.ContainsFunc(cas, func(c CA) bool { return c.ID == k.ID }) {
+			return nil, fmt.Errorf("add key %s: is a CA, whose key only signs: %w", k.Fingerprint, ErrConflict)
+		}
 		if b := tx.Bucket(bucketRevoked); b != nil && b.Get([]byte(ownedKey(t.ID, k.ID))) != nil {
 			return nil, fmt.Errorf("add key %s: was revoked in this tenant; make a new key: %w", k.Fingerprint, ErrConflict)
 		}

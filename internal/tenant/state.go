@@ -18,7 +18,7 @@ const StateName = "state.db"
 
 const stateVersion = 1
 
-var bucketUsed = []byte("used") // key id -> Use as JSON
+var bucketUsed = []byte("used") // key id, or CertUse -> Use as JSON
 
 // Use is a login.
 type Use struct {
@@ -39,7 +39,7 @@ type State struct {
 	flushing sync.Mutex // held over a whole flush, so that an older value never follows a newer one to disk
 
 	mu    sync.Mutex      // guards what follows; never held over a write to disk
-	used  map[string]Use  // by key id; bounded by the catalog, since only verified keys get here
+	used  map[string]Use  // by key id or CertUse; bounded by the catalog, since only verified keys get here
 	dirty map[string]bool // keys whose Use is newer than the file's
 	ended bool
 }
@@ -108,7 +108,10 @@ func (s *State) load(wait time.Duration) (err error) {
 	})
 }
 
-// Used notes a login with a verified key. It never waits for the disk.
+// CertUse is what State knows the certificates of a tenant's CA by, all together: there may be a new key with each.
+func CertUse(tenantID, caID string) string { return ownedKey(tenantID, caID) }
+
+// Used notes a login with a verified key, or with CertUse. It never waits for the disk.
 func (s *State) Used(tenantID, keyID string, at time.Time, remote string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
