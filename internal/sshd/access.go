@@ -103,6 +103,7 @@ func (s *Server) verified(c *conn, user string, key gossh.PublicKey) (*gossh.Per
 		err = fmt.Errorf("internal error: login for tenant %q where %q was asked for", l.Tenant, user)
 	}
 	if err == nil {
+		s.gate.verified(c.key, l.Tenant, 0) // whatever follows: who has such a key is no stranger
 		l.Who.Fingerprint = gossh.FingerprintSHA256(key)
 		err = s.enter(c, &l)
 	}
@@ -114,7 +115,6 @@ func (s *Server) verified(c *conn, user string, key gossh.PublicKey) (*gossh.Per
 		}
 		return nil, err
 	}
-	s.gate.verified(c.key, l.Tenant, 0)
 	if c.grace != nil {
 		c.grace.Stop()
 	}
