@@ -3,7 +3,9 @@
 //	policy.go      Decide: the whole policy, pure: mode, role, operation, state -> effect
 //	fs.go          FS, one session's view: opening and creating
 //	namespace.go   FS: directories, links, removing, renaming, attributes
-//	view.go        FS: looking up and listing, live and in the past (/.vault)
+//	view.go        FS: looking up and listing, live and in the past (/.vault); versions.go: everything a name stood for
+//	root.go        a session's root: the one place where its paths become the tenant's
+//	ceiling.go     what a key may add in a day
 //	upload.go      a content being written; digest.go, extents.go: its hash and its ranges
 //	publish.go     a content gets its name; sealing what was fresh
 //	vault.go       Vault: one tenant; barrier, snapshots, what is done from time to time

@@ -211,10 +211,16 @@ func dump(t *testing.T, b *bench, p place) string {
 
 // TestFSAsksThePolicy brings a name into every state, does every operation, as every role, in both modes, and
 // compares what happens with the matrix.
-func TestFSAsksThePolicy(t *testing.T) {
+func TestFSAsksThePolicy(t *testing.T) { testFSAsksThePolicy(t, "") }
+
+// The same inside a root.
+func TestFSAsksThePolicyInRoot(t *testing.T) { testFSAsksThePolicy(t, "srv/web") }
+
+func testFSAsksThePolicy(t *testing.T, root string) {
 	for _, mode := range modes {
 		t.Run(mode.String(), func(t *testing.T) {
 			b := newBench(t, appendonly.Policy{Mode: mode})
+			b.root = root
 			n := 0
 			for _, op := range appendonly.Ops() {
 				for _, s := range appendonly.States() {

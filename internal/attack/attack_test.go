@@ -105,3 +105,20 @@ func TestCancelled(t *testing.T) {
 		t.Error("a cancelled run reports no error")
 	}
 }
+
+// A suite that is told that the thief is confined notices that it is not.
+func TestJailedNotices(t *testing.T) {
+	for _, prefix := range []string{"", "/.."} {
+		e := modelEnv(true)
+		e.Thief, e.Jailed = attack.Jail(e.Thief, prefix), true
+		broken := 0
+		for _, r := range run(t, e, attack.Cases()) {
+			if r.Outcome == attack.Broken {
+				broken++
+			}
+		}
+		if broken < 50 {
+			t.Errorf("prefix %q: only %d cases noticed that the thief reaches everything", prefix, broken)
+		}
+	}
+}

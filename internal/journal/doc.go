@@ -55,7 +55,7 @@
 //	S seq                   snapshots
 //	T epoch second          the first record of each second; E epoch: the epochs
 //	H id                    late digests; V id: contents that are void; X id: contents that retention let go of
-//	M                       the newest record seen, totals, and how the last process ended
+//	M                       the newest record seen, totals, what each key added today, and how the last process ended
 //
 // An entry holds the seq since which it stands (from), so a name at an instant is one seek.
 //

@@ -137,6 +137,7 @@ func (s *Server) verified(c *conn, m gossh.ConnMetadata, key gossh.PublicKey, of
 		err = checkTouch(m, key, offered, &l)
 	}
 	if err == nil {
+		s.gate.verified(c.key, l.Tenant, 0) // whatever follows: who has such a key is no stranger
 		l.Who.Fingerprint = gossh.FingerprintSHA256(plain(key))
 		err = s.enter(c, &l)
 	}
@@ -148,7 +149,6 @@ func (s *Server) verified(c *conn, m gossh.ConnMetadata, key gossh.PublicKey, of
 		}
 		return nil, err
 	}
-	s.gate.verified(c.key, l.Tenant, 0)
 	if c.grace != nil {
 		c.grace.Stop()
 	}

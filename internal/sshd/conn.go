@@ -37,8 +37,8 @@ type conn struct {
 	raw    syscall.RawConn // nil when there is no descriptor
 	remote netip.AddrPort
 	key    netip.Prefix
-	known  bool  // a key was proved from there before
-	born   int64 // Server.now of the accept
+	whose  string // the tenant whose key was proved from there before; "": a stranger's
+	born   int64  // Server.now of the accept
 
 	// ctx ends when the connection is lost or to end; its cause says which.
 	ctx    context.Context

@@ -13,6 +13,8 @@
 // input; of the environment only LANG and LC_* get in. When a handler has returned, the FS is closed (the barrier of DESIGN.md §6), then the exit
 // status is sent, then the channel is closed.
 //
+// Before a byte is exchanged, gate.go decides by the address alone whether a connection is worth a key exchange.
+//
 // It guarantees that a handler runs only for a key whose signature was checked, with that key's
 // tenant and role; that a panic in Serve ends that session alone; that Stdin ends in io.EOF only when
 // the client said so (a lost connection is io.ErrUnexpectedEOF: a dump cut short is not a dump).

@@ -88,16 +88,27 @@ func NewGate(l Limits) *Gate {
 // Add lets time pass.
 func (t *Gate) Add(d time.Duration) { t.clock += int64(d) }
 
-// Admit, Failed, Verified, Bans and Clear are the gate's.
+// Admit asks the gate.
 func (t *Gate) Admit(a string) (known bool, err error) {
-	return t.g.admit(addrKey(netip.MustParseAddr(a)))
+	tenant, err := t.g.admit(addrKey(netip.MustParseAddr(a)))
+	return tenant != "", err
 }
+
+// Failed fails as who offers unknown keys does.
 func (t *Gate) Failed(a string) time.Duration {
 	return t.g.failed(addrKey(netip.MustParseAddr(a)), costAuth)
 }
-func (t *Gate) Verified(a, tenant string) { t.g.verified(addrKey(netip.MustParseAddr(a)), tenant, 0) }
-func (t *Gate) Bans() []Ban               { return t.g.bans() }
-func (t *Gate) Clear(a string) int        { return t.g.clear(addrKey(netip.MustParseAddr(a))) }
+
+// Verified proves a key.
+func (t *Gate) Verified(a, tenant string) {
+	t.g.verified(addrKey(netip.MustParseAddr(a)), tenant, 0)
+}
+
+// Bans lists them.
+func (t *Gate) Bans() []Ban { return t.g.bans() }
+
+// Clear ends one.
+func (t *Gate) Clear(a string) int { return t.g.clear(addrKey(netip.MustParseAddr(a))) }
 
 // Remembered is how many known addresses and offenders there are.
 func (t *Gate) Remembered() (known, offenders int) {

@@ -80,27 +80,27 @@ func newGate(l Limits, now func() int64) *gate {
 		faults4: map[netip.Prefix]*offender{}, faults6: map[netip.Prefix]*offender{}}
 }
 
-// admit says whether an address may try, and whether it is known.
-func (g *gate) admit(a netip.Prefix) (known bool, err error) {
+// admit says whether an address may try, and whose it is: the tenant whose key was proved there, "" for a stranger's.
+func (g *gate) admit(a netip.Prefix) (tenant string, err error) {
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.isKnown(a, now) {
-		return true, nil
+		return g.known[a].tenant, nil
 	}
 	if o := g.faults(a)[a]; o != nil && now < o.until {
-		return false, errBanned
+		return "", errBanned
 	}
 	if g.rate < 0 {
-		return false, nil
+		return "", nil
 	}
 	g.tokens = min(float64(g.burst), g.tokens+time.Duration(now-g.refill).Seconds()*float64(g.rate))
 	g.refill = now
 	if g.tokens < 1 {
-		return false, errRate
+		return "", errRate
 	}
 	g.tokens--
-	return false, nil
+	return "", nil
 }
 
 // isKnown reports whether a key was proved at a lately. mu is held.

@@ -91,11 +91,11 @@ func addrKey(a netip.Addr) netip.Prefix {
 // flood it refuses: until it is sure it makes nothing.
 func (s *Server) admit(nc net.Conn) (*conn, error) {
 	key := addrKey(remoteOf(nc).Addr())
-	known, err := s.gate.admit(key)
+	whose, err := s.gate.admit(key)
 	if err != nil {
 		return nil, err
 	}
-	c, pushed, err := s.place(nc, key, known)
+	c, pushed, err := s.place(nc, key, whose)
 	if pushed != nil {
 		pushed.Close()
 	}
@@ -106,7 +106,7 @@ func (s *Server) admit(nc net.Conn) (*conn, error) {
 const pushAfter = 2 * time.Second
 
 // place finds a place for a connection, where need be that of one which is to be closed for it.
-func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *conn, err error) {
+func (s *Server) place(nc net.Conn, key netip.Prefix, whose string) (c, pushed *conn, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	full, from := error(nil), netip.Prefix{}
@@ -115,18 +115,18 @@ func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *co
 		return nil, nil, errDraining
 	case over(s.preAddr[key]+1, s.limits().PreAuthPerAddress):
 		full, from = errAddress, key
-	case over(s.pre[index(known)]+1, s.limits().PreAuthTotal):
+	case over(s.pre[index(whose)]+1, s.limits().PreAuthTotal):
 		full = errTotal
 	}
 	if full != nil {
-		if pushed = s.longest(known, from); pushed == nil {
+		if pushed = s.longest(whose, from); pushed == nil {
 			return nil, nil, full
 		}
 		pushed.pushed = true
 	}
 	c = newConn(s, nc)
-	c.known = known
-	s.pre[index(known)]++
+	c.whose = whose
+	s.pre[index(whose)]++
 	s.preAddr[key]++
 	s.waiting[c] = struct{}{}
 	s.active++
@@ -139,20 +139,35 @@ func (s *Server) place(nc net.Conn, key netip.Prefix, known bool) (c, pushed *co
 }
 
 // index is where places of known addresses, and of others, are counted.
-func index(known bool) int {
-	if known {
+func index(whose string) int {
+	if whose != "" {
 		return 1
 	}
 	return 0
 }
 
-// longest finds the connection that has been waiting for its login for longest and long enough, of those with places of the same sort, from
-// one address if from is valid; nil if there is none. s.mu is held.
-func (s *Server) longest(known bool, from netip.Prefix) *conn {
+// longest finds the connection that has been waiting for its login for longest, and long enough, of those with places of the
+// same sort, from one address if from is valid; nil if there is none. A tenant whose addresses have more than half of
+// the places gives way to others at once. s.mu is held.
+func (s *Server) longest(whose string, from netip.Prefix) *conn {
+	oldest := map[string]*conn{} // by tenant
+	count := map[string]int{}
 	var found *conn
 	for c := range s.waiting {
-		if c.known == known && !c.pushed && (!from.IsValid() || c.key == from) && (found == nil || c.born < found.born) {
+		if index(c.whose) != index(whose) || c.pushed || from.IsValid() && c.key != from {
+			continue
+		}
+		count[c.whose]++
+		if o := oldest[c.whose]; o == nil || c.born < o.born {
+			oldest[c.whose] = c
+		}
+		if found == nil || c.born < found.born {
 			found = c
+		}
+	}
+	for t, n := range count {
+		if t != whose && !from.IsValid() && n > s.cfg.Limits.PreAuthTotal/2 {
+			return oldest[t]
 		}
 	}
 	if found == nil || s.now()-found.born < int64(pushAfter) {
@@ -195,7 +210,7 @@ func (s *Server) enter(c *conn, l *Login) error {
 
 // leavePre uncounts a connection that waited for its login. s.mu is held.
 func (s *Server) leavePre(c *conn) {
-	s.pre[index(c.known)]--
+	s.pre[index(c.whose)]--
 	delete(s.waiting, c)
 	if s.preAddr[c.key]--; s.preAddr[c.key] == 0 {
 		delete(s.preAddr, c.key)
