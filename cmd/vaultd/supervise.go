@@ -246,7 +246,7 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 type begun struct {
 	Listeners int           `json:"listeners"`
 	Listen    []string      `json:"listen"` // of the command line, where it says any
-	Procs     int           `json:"procs"` // the runtime in a confined process can not read the limits of its group
+	Procs     int           `json:"procs"`  // the runtime in a confined process can not read the limits of its group
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`

@@ -20,7 +20,9 @@ func (s *Server) Adjust(l Limits, banner string) error {
 	if banner != "" && !strings.HasSuffix(banner, "\n") {
 		banner += "\r\n"
 	}
-	s.adjusted.Store(&adjustable{l.withDefaults(), banner})
+	l = l.withDefaults()
+	s.adjusted.Store(&adjustable{l, banner})
+	s.gate.adjust(l)
 	return nil
 }
 

@@ -75,9 +75,18 @@ var (
 )
 
 func newGate(l Limits, now func() int64) *gate {
-	return &gate{rate: l.PreAuthRate, burst: max(l.PreAuthTotal, 1), banMax: l.BanMax, trust: l.Trust, now: now,
-		tokens: float64(max(l.PreAuthTotal, 1)), known: map[netip.Prefix]*friend{}, shares: map[string]int{},
+	g := &gate{now: now, known: map[netip.Prefix]*friend{}, shares: map[string]int{},
 		faults4: map[netip.Prefix]*offender{}, faults6: map[netip.Prefix]*offender{}}
+	g.adjust(l)
+	g.tokens = float64(g.burst)
+	return g
+}
+
+// adjust takes other limits over; bans that run go on.
+func (g *gate) adjust(l Limits) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rate, g.burst, g.banMax, g.trust = l.PreAuthRate, max(l.PreAuthTotal, 1), l.BanMax, l.Trust
 }
 
 // admit says whether an address may try, and whose it is: the tenant whose key was proved there, "" for a stranger's.
@@ -118,12 +127,12 @@ func (g *gate) faults(a netip.Prefix) map[netip.Prefix]*offender {
 
 // verified notes that a key of a tenant was proved at a, and let in, so long ago.
 func (g *gate) verified(a netip.Prefix, tenant string, ago time.Duration) {
-	if g.trust < 0 || ago >= g.trust || !a.IsValid() {
-		return
-	}
 	at := g.now() - int64(ago)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.trust < 0 || ago >= g.trust || !a.IsValid() {
+		return
+	}
 	delete(g.faults(a), a)
 	if f := g.known[a]; f != nil {
 		f.at = max(f.at, at)

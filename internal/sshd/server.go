@@ -92,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 		conns: map[*conn]struct{}{}, waiting: map[*conn]struct{}{}, preAddr: map[netip.Prefix]int{}, tenants: map[string]*usage{},
 		quiet: make(chan struct{}),
 	}
-	s.gate = newGate(cfg.Limits, s.now)
+	s.gate = newGate(cfg.Limits.withDefaults(), s.now)
 	s.fails.init(time.Now, 20, 3*time.Second)
 	s.hard, s.hardStop = context.WithCancelCause(context.Background())
 	var b [8]byte
