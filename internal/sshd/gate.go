@@ -169,13 +169,10 @@ func (g *gate) forgetOldest(of func(*friend) bool, n int) {
 
 // failed notes that a connection from a ended without a login. It returns for how long that bans the address; 0 if not.
 func (g *gate) failed(a netip.Prefix, cost time.Duration) time.Duration {
-	if g.banMax < 0 || cost == 0 || !a.IsValid() {
-		return 0
-	}
 	now := g.now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.isKnown(a, now) {
+	if g.banMax < 0 || cost == 0 || !a.IsValid() || g.isKnown(a, now) {
 		return 0
 	}
 	o := g.offender(a, now, cost)
