@@ -7,9 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -385,57 +383,6 @@ func TestRsyncOptions(t *testing.T) {
 			p.compare(args, got, want)
 			p.same()
 		})
-	}
-}
-
-var literal = regexp.MustCompile(`Literal data: ([0-9]+)`)
-
-// A connection that is lost in the middle of a file, anywhere, costs the rest of that file: what arrived is what the next run
-// goes on from, with no option for it, in both modes. A file that changed meanwhile comes out right all the same.
-func TestRsyncResumes(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []string{"strict", "versioned"} {
-		v := startVault(t, "--mode", mode, "--quota", "2G")
-		for i, change := range []string{"", "echo more >>src/big", "printf X | dd of=src/big bs=1 seek=100000 conv=notrunc status=none", "truncate -s 3000000 src/big"} {
-			t.Run(fmt.Sprintf("%s %q", mode, change), func(t *testing.T) {
-				p := newPair(t, v, []string{"rsync"})
-				p.sh("head -c 12000000 /dev/urandom >src/big; echo small >src/a")
-				for cut := range 3 { // each lost connection leaves more
-					first := p.v.as("alice", "rsync", "-a", "--bwlimit=8000", "src/", "vault:"+p.name+"/")
-					first.Dir = p.dir
-					first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-					must(t, first.Start())
-					time.Sleep(time.Duration(250+50*cut+13*i) * time.Millisecond)
-					syscall.Kill(-first.Process.Pid, syscall.SIGKILL)
-					first.Wait()
-				}
-				if change != "" {
-					p.sh(change)
-				}
-				var r result
-				for range 50 { // until the server has noticed that the last one is gone
-					time.Sleep(20 * time.Millisecond)
-					if p.vault("-a", "--list-only", "DEST/").code == 0 {
-						break
-					}
-				}
-				time.Sleep(300 * time.Millisecond)
-				r = p.vault("-a", "--stats", "--no-h", "src/", "DEST/")
-				if r.code != 0 {
-					t.Fatalf("status %d: %s", r.code, r.err)
-				}
-				m := literal.FindStringSubmatch(r.out)
-				if m == nil {
-					t.Fatalf("no statistics: %s", r.out)
-				}
-				t.Logf("%s bytes of 12,000,000 came again", m[1])
-				if n, _ := strconv.Atoi(m[1]); n > 11_000_000 && change == "" {
-					t.Errorf("%d bytes came again: nothing was gone on from", n)
-				}
-				p.sh("cp -a src real")
-				p.same()
-			})
-		}
 	}
 }
 

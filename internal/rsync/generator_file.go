@@ -322,43 +322,44 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 	if err != nil {
 		return g.trouble("compare", p, err)
 	}
-	if sums != nil {
-		defer sums.Close()
-		t.head = delta.HeadFor(sums.Stat().Size, g.opt.BlockSize, g.proto, &g.sums)
+	defer sums.close()
+	if !sums.none() {
+		t.head = delta.HeadFor(sums.size(), g.opt.BlockSize, g.proto, &g.sums)
 	}
 	t.flags = f
 	g.q.ask(t)
 	g.itemize(i, e, f, told, from.kind, name)
 	t.head.Write(g.out)
-	if sums == nil || g.opt.Append > 0 {
+	if sums.none() || g.opt.Append > 0 {
 		return nil
 	}
 	return g.sums.WriteBlocks(g.out, sums, t.head)
 }
 
-// basisOf opens what the file is built from: what arrived of it before, else from. nil: nothing, it comes whole.
-func (g *generator) basisOf(t *transfer, from basis) (*appendonly.File, error) {
-	if !t.have {
-		f, err := g.FS.Interrupted(t.path)
-		if err == nil {
-			t.going = true
-			return f, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+// basisOf opens what the file is built from: what arrived of it before, and from. Where neither is, it comes whole.
+func (g *generator) basisOf(t *transfer, from basis) (*base, error) {
+	b := &base{}
+	if g.sums.None() { // blocks would be told apart by their weak sums alone
+		return b, nil
 	}
-	if from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 || g.sums.None() {
-		return nil, nil
+	var err error
+	if !t.have || g.opt.Append == 0 && g.FS.Ask(appendonly.OpOverwrite, t.path) == nil {
+		if b.arrived, err = g.FS.Interrupted(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return b, err
+		}
+		t.going = err == nil
 	}
-	f, err := g.FS.Basis(from.path)
+	if t.going && !t.have || from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 {
+		return b, nil
+	}
+	b.old, err = g.FS.Basis(from.path)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it comes whole
+		return b, nil // it comes whole
 	}
 	if err == nil {
 		t.basis = from.path
 	}
-	return f, err
+	return b, err
 }
 
 // backup makes ready where what p stands for goes when it is replaced (--backup). "" when it goes nowhere: in a strict vault
