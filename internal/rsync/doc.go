@@ -22,8 +22,8 @@
 //
 // A file appears under its name when it is whole and its checksum is right, in one step; there are no temporary
 // names. What arrived of a file when the connection broke is kept, and is what the next run goes on from, with or
-// without --partial, whether the file is new or replaces another one. So --inplace, --partial-dir, --temp-dir, --delay-updates and --preallocate are accepted and
-// change nothing of that.
+// without --partial, whether the file is new or replaces another one. So --inplace, --partial-dir, --temp-dir,
+// --delay-updates and --preallocate are accepted and change nothing of that.
 //
 // In a strict vault new names are added, identical ones pass, anything else is refused one by one: a line on the
 // client's stderr for each of the first 20, then a count, and the client ends with 23. Deletions are skipped with one
