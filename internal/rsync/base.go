@@ -1,7 +1,9 @@
 package rsync
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 
 	"vaultd/internal/appendonly"
 )
@@ -50,4 +52,30 @@ func (b *base) close() {
 			f.Close()
 		}
 	}
+}
+
+// basisOf opens what the file is built from: what arrived of it before, and from. Where neither is, it comes whole.
+func (g *generator) basisOf(t *transfer, from basis) (*base, error) {
+	b := &base{}
+	if g.sums.None() { // blocks would be told apart by their weak sums alone
+		return b, nil
+	}
+	var err error
+	if !t.have || g.opt.Append == 0 && g.FS.Ask(appendonly.OpOverwrite, t.path) == nil {
+		if b.arrived, err = g.FS.Interrupted(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return b, err
+		}
+		t.going = err == nil
+	}
+	if t.going && !t.have || from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 {
+		return b, nil
+	}
+	b.old, err = g.FS.Basis(from.path)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) || errors.Is(err, fs.ErrNotExist) {
+		return b, nil // it comes whole
+	}
+	if err == nil {
+		t.basis = from.path
+	}
+	return b, err
 }

@@ -336,32 +336,6 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 	return g.sums.WriteBlocks(g.out, sums, t.head)
 }
 
-// basisOf opens what the file is built from: what arrived of it before, and from. Where neither is, it comes whole.
-func (g *generator) basisOf(t *transfer, from basis) (*base, error) {
-	b := &base{}
-	if g.sums.None() { // blocks would be told apart by their weak sums alone
-		return b, nil
-	}
-	var err error
-	if !t.have || g.opt.Append == 0 && g.FS.Ask(appendonly.OpOverwrite, t.path) == nil {
-		if b.arrived, err = g.FS.Interrupted(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return b, err
-		}
-		t.going = err == nil
-	}
-	if t.going && !t.have || from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 {
-		return b, nil
-	}
-	b.old, err = g.FS.Basis(from.path)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) || errors.Is(err, fs.ErrNotExist) {
-		return b, nil // it comes whole
-	}
-	if err == nil {
-		t.basis = from.path
-	}
-	return b, err
-}
-
 // backup makes ready where what p stands for goes when it is replaced (--backup). "" when it goes nowhere: in a strict vault
 // it stays anyway.
 func (g *generator) backup(p string, info *appendonly.Info) (string, error) {
@@ -417,72 +391,6 @@ func (g *generator) putAside(p string, info *appendonly.Info) error {
 		return g.remove(p, info)
 	}
 	return g.FS.Rename(p, to, true)
-}
-
-// makeWay drops what stands at p and is of another kind than e (delete.c: delete_item). It reports whether the name
-// is free then.
-func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
-	if err := g.FS.Ask(removal(info), p); err != nil {
-		return false, g.trouble("replace", p, err)
-	}
-	rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")
-	gone, err := g.drop(rel, p, info, g.opt.Force || g.opt.Delete, true)
-	g.there.forget()
-	if err != nil {
-		return false, err
-	}
-	if !gone {
-		return false, g.say("could not make way for a new "+kindName(e), p)
-	}
-	if g.opt.DryRun {
-		g.there.fresh(p)
-	}
-	return true, nil
-}
-
-// kindName is what rsync calls an entry's kind.
-func kindName(e *flist.Entry) string {
-	switch {
-	case e.IsDir():
-		return "directory"
-	case e.IsSymlink():
-		return "symlink"
-	case e.IsDevice():
-		return "device file"
-	case e.IsSpecial():
-		return "special file"
-	}
-	return "regular file"
-}
-
-// remove drops one name.
-func (g *generator) remove(p string, info *appendonly.Info) error {
-	if info.Kind == appendonly.KindDir {
-		return g.FS.Rmdir(p)
-	}
-	return g.FS.Remove(p)
-}
-
-// removeAll drops a name with all that is below it.
-func (g *generator) removeAll(p string, info *appendonly.Info) error {
-	if info.Kind == appendonly.KindDir {
-		for {
-			d, err := g.FS.OpenDir(p)
-			if err != nil {
-				return err
-			}
-			infos, _ := d.Next(batch)
-			if len(infos) == 0 {
-				break
-			}
-			for j := range infos {
-				if err := g.removeAll(path.Join(p, infos[j].Name), &infos[j]); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return g.remove(p, info)
 }
 
 // mungePrefix makes a symlink point nowhere while it is stored (--munge-links).
