@@ -35,3 +35,27 @@ func TestRsyncMissingArgs(t *testing.T) {
 		}
 	}
 }
+
+// What --fake-super would hide in xattrs at the other side is kept as what it is.
+func TestRsyncFakeSuper(t *testing.T) {
+	t.Parallel()
+	v := startVault(t, "--mode", "versioned", "--quota", "4G")
+	for name, bin := range rsyncs(t) {
+		if name == "protocol 29" || name == "protocol 30" {
+			continue // no nanoseconds
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t, v, bin)
+			p.make(true)
+			for _, change := range []string{"", later + older(100)} {
+				p.sh(change)
+				if r := p.vault("-aHAX", "-M--fake-super", "--delete", "src/", "DEST/"); r.code != 0 {
+					t.Fatalf("status %d: %s", r.code, r.err)
+				}
+				p.sh("rm -rf real; cp -a src real")
+				p.same()
+			}
+		})
+	}
+}

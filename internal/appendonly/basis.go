@@ -49,8 +49,8 @@ func (v *Vault) goesOn(there *journal.Entry, key string) bool {
 // tenant's side. Keys that may not read get what they made themselves: what is compared can be guessed.
 func (f *FS) Basis(path string) (*File, error) { return f.open(OpHash, path) }
 
-// Interrupted opens what arrived of this key's interrupted upload under path, where nothing else stands
-// there; fs.ErrNotExist otherwise. It can be read on after Create took the upload up, or dropped it.
+// Interrupted opens what arrived of this key's interrupted upload under path, whether or not something else stands
+// there; fs.ErrNotExist when there is none. It can be read on after Create took the upload up, or dropped it.
 func (f *FS) Interrupted(path string) (*File, error) {
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
@@ -62,15 +62,16 @@ func (f *FS) Interrupted(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.up == nil || !s.up.interrupted {
+	up := f.v.ownUpload(s.loc, f.who.Key)
+	if up == nil || !up.interrupted {
 		return nil, missing
 	}
-	c, err := f.v.vol.Open(s.up.id)
+	c, err := f.v.vol.Open(up.id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, missing
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &File{content: c, info: Info{Name: s.loc.Name, Kind: KindFile, Size: s.up.size, Meta: s.up.meta, Nlink: 1}}, nil
+	return &File{content: c, info: Info{Name: s.loc.Name, Kind: KindFile, Size: up.size, Meta: up.meta, Nlink: 1}}, nil
 }

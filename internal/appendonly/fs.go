@@ -318,6 +318,7 @@ type CreateOptions struct {
 	Create    bool // the name may be new; otherwise a missing one is fs.ErrNotExist
 	Exclusive bool // the name must be new, else fs.ErrExist
 	Truncate  bool // start empty; otherwise from what the name holds (or from an interrupted upload of this key)
+	Resume    bool // start from this key's interrupted upload, whatever the name holds, or else empty
 	Append    bool // writes below the initial length are taken relative to it
 	Meta      Meta // as far as the client said
 }
@@ -372,6 +373,7 @@ func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload
 	}
 	u.name, u.loc, u.locks = s.path, s.loc, s.locks
 	resumed := f.takeUp(u, &s, o)
+	o.Truncate = o.Truncate || o.Resume && resumed == nil
 	f.v.mu.Unlock()
 	err = u.begin(&s, o, resumed)
 	f.v.mu.Lock()
@@ -433,14 +435,14 @@ func (f *FS) admitUpload(s *spot, o CreateOptions) error {
 }
 
 // takeUp finds the interrupted upload that u goes on with, and drops it when u starts anew. Where
-// the name stands for something, that is what the client was shown and means. The note of what is
+// the name stands for something, that is what the client was shown and means, unless it says otherwise. The note of what is
 // gone on with stays: what it tells of the bytes so far is as true as before. v.mu is held.
 func (f *FS) takeUp(u *Upload, s *spot, o CreateOptions) *Upload {
 	old := f.v.interruptedUpload(s.loc, f.who.Key)
 	if old == nil {
 		return nil
 	}
-	if o.Truncate || o.Exclusive || s.entry != nil {
+	if o.Truncate || o.Exclusive || s.entry != nil && !o.Resume {
 		f.v.dropUpload(old)
 		return nil
 	}

@@ -307,6 +307,72 @@ func (g *generator) dropOne(rel, p string, info *appendonly.Info, room bool) (go
 	return true, nil
 }
 
+// makeWay drops what stands at p and is of another kind than e (delete.c: delete_item). It reports whether the name
+// is free then.
+func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
+	if err := g.FS.Ask(removal(info), p); err != nil {
+		return false, g.trouble("replace", p, err)
+	}
+	rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")
+	gone, err := g.drop(rel, p, info, g.opt.Force || g.opt.Delete, true)
+	g.there.forget()
+	if err != nil {
+		return false, err
+	}
+	if !gone {
+		return false, g.say("could not make way for a new "+kindName(e), p)
+	}
+	if g.opt.DryRun {
+		g.there.fresh(p)
+	}
+	return true, nil
+}
+
+// kindName is what rsync calls an entry's kind.
+func kindName(e *flist.Entry) string {
+	switch {
+	case e.IsDir():
+		return "directory"
+	case e.IsSymlink():
+		return "symlink"
+	case e.IsDevice():
+		return "device file"
+	case e.IsSpecial():
+		return "special file"
+	}
+	return "regular file"
+}
+
+// remove drops one name.
+func (g *generator) remove(p string, info *appendonly.Info) error {
+	if info.Kind == appendonly.KindDir {
+		return g.FS.Rmdir(p)
+	}
+	return g.FS.Remove(p)
+}
+
+// removeAll drops a name with all that is below it.
+func (g *generator) removeAll(p string, info *appendonly.Info) error {
+	if info.Kind == appendonly.KindDir {
+		for {
+			d, err := g.FS.OpenDir(p)
+			if err != nil {
+				return err
+			}
+			infos, _ := d.Next(batch)
+			if len(infos) == 0 {
+				break
+			}
+			for j := range infos {
+				if err := g.removeAll(path.Join(p, infos[j].Name), &infos[j]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return g.remove(p, info)
+}
+
 // notEmpty tells that a directory stays: what is in it does.
 func (g *generator) notEmpty(rel string) {
 	g.out.Message(wire.CodeInfo, []byte("cannot delete non-empty directory: "+printable(rel)+"\n"))

@@ -8,6 +8,7 @@
 //	generator.go  what of the list is missing or differs; generator_*.go: by kind, deleting, basis directories
 //	receiver.go   what the client sends in answer, on a goroutine of its own
 //	queue.go      between the two
+//	base.go       what a file is built from: what arrived before, and what is there
 //	attributes.go metadata: what the list says, what the vault has, how they differ
 //	pull.go       a pull: the client generates and receives, we walk and send
 //	status.go     errors in rsync's words
@@ -21,8 +22,8 @@
 //
 // A file appears under its name when it is whole and its checksum is right, in one step; there are no temporary
 // names. What arrived of a file when the connection broke is kept, and is what the next run goes on from, with or
-// without --partial. So --inplace, --partial-dir, --temp-dir, --delay-updates and --preallocate are accepted and
-// change nothing of that.
+// without --partial, whether the file is new or replaces another one. So --inplace, --partial-dir, --temp-dir,
+// --delay-updates and --preallocate are accepted and change nothing of that.
 //
 // In a strict vault new names are added, identical ones pass, anything else is refused one by one: a line on the
 // client's stderr for each of the first 20, then a count, and the client ends with 23. Deletions are skipped with one

@@ -322,43 +322,18 @@ func (g *generator) ask(i int, e *flist.Entry, p string, info *appendonly.Info, 
 	if err != nil {
 		return g.trouble("compare", p, err)
 	}
-	if sums != nil {
-		defer sums.Close()
-		t.head = delta.HeadFor(sums.Stat().Size, g.opt.BlockSize, g.proto, &g.sums)
+	defer sums.close()
+	if !sums.none() {
+		t.head = delta.HeadFor(sums.size(), g.opt.BlockSize, g.proto, &g.sums)
 	}
 	t.flags = f
 	g.q.ask(t)
 	g.itemize(i, e, f, told, from.kind, name)
 	t.head.Write(g.out)
-	if sums == nil || g.opt.Append > 0 {
+	if sums.none() || g.opt.Append > 0 {
 		return nil
 	}
 	return g.sums.WriteBlocks(g.out, sums, t.head)
-}
-
-// basisOf opens what the file is built from: what arrived of it before, else from. nil: nothing, it comes whole.
-func (g *generator) basisOf(t *transfer, from basis) (*appendonly.File, error) {
-	if !t.have {
-		f, err := g.FS.Interrupted(t.path)
-		if err == nil {
-			t.going = true
-			return f, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	if from.info == nil || from.info.Size == 0 || g.opt.WholeFile && g.opt.Append == 0 || g.sums.None() {
-		return nil, nil
-	}
-	f, err := g.FS.Basis(from.path)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, appendonly.ErrQuarantined) || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it comes whole
-	}
-	if err == nil {
-		t.basis = from.path
-	}
-	return f, err
 }
 
 // backup makes ready where what p stands for goes when it is replaced (--backup). "" when it goes nowhere: in a strict vault
@@ -416,72 +391,6 @@ func (g *generator) putAside(p string, info *appendonly.Info) error {
 		return g.remove(p, info)
 	}
 	return g.FS.Rename(p, to, true)
-}
-
-// makeWay drops what stands at p and is of another kind than e (delete.c: delete_item). It reports whether the name
-// is free then.
-func (g *generator) makeWay(e *flist.Entry, p string, info *appendonly.Info) (bool, error) {
-	if err := g.FS.Ask(removal(info), p); err != nil {
-		return false, g.trouble("replace", p, err)
-	}
-	rel := strings.TrimPrefix(strings.TrimPrefix(p, g.root), "/")
-	gone, err := g.drop(rel, p, info, g.opt.Force || g.opt.Delete, true)
-	g.there.forget()
-	if err != nil {
-		return false, err
-	}
-	if !gone {
-		return false, g.say("could not make way for a new "+kindName(e), p)
-	}
-	if g.opt.DryRun {
-		g.there.fresh(p)
-	}
-	return true, nil
-}
-
-// kindName is what rsync calls an entry's kind.
-func kindName(e *flist.Entry) string {
-	switch {
-	case e.IsDir():
-		return "directory"
-	case e.IsSymlink():
-		return "symlink"
-	case e.IsDevice():
-		return "device file"
-	case e.IsSpecial():
-		return "special file"
-	}
-	return "regular file"
-}
-
-// remove drops one name.
-func (g *generator) remove(p string, info *appendonly.Info) error {
-	if info.Kind == appendonly.KindDir {
-		return g.FS.Rmdir(p)
-	}
-	return g.FS.Remove(p)
-}
-
-// removeAll drops a name with all that is below it.
-func (g *generator) removeAll(p string, info *appendonly.Info) error {
-	if info.Kind == appendonly.KindDir {
-		for {
-			d, err := g.FS.OpenDir(p)
-			if err != nil {
-				return err
-			}
-			infos, _ := d.Next(batch)
-			if len(infos) == 0 {
-				break
-			}
-			for j := range infos {
-				if err := g.removeAll(path.Join(p, infos[j].Name), &infos[j]); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return g.remove(p, info)
 }
 
 // mungePrefix makes a symlink point nowhere while it is stored (--munge-links).

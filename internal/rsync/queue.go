@@ -20,8 +20,8 @@ type transfer struct {
 	have   bool            // something stands there,
 	old    appendonly.Info // what
 	backup string          // where what stands there goes first; "" nowhere
-	basis  string          // path of what the sums are of; "" when there are none
-	going  bool            // the sums are of this key's interrupted upload of the very name
+	going  bool            // the sums are of this key's interrupted upload of the very name, and then
+	basis  string          // of what has this path; "" when there is none
 	head   delta.Head
 	redo   bool // the second attempt
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"sync/atomic"
 
@@ -174,17 +175,27 @@ func (r *receiver) open(t *transfer, head delta.Head) *incoming {
 			return w
 		}
 	}
-	o := appendonly.CreateOptions{Create: true, Truncate: !t.going, Meta: t.meta}
-	w.up, w.err = r.FS.Create(t.path, o)
-	if errors.Is(w.err, appendonly.ErrNotDir) || errors.Is(w.err, io.EOF) {
-		return w
-	}
-	if w.err != nil && r.opt.Relative {
+	w.create()
+	if errors.Is(w.err, fs.ErrNotExist) && r.opt.Relative {
 		if err := makePath(r.FS, path.Dir(t.path)); err == nil {
-			w.up, w.err = r.FS.Create(t.path, o)
+			w.create()
 		}
 	}
 	return w
+}
+
+// create opens the upload: that which was interrupted, if it still is what basis shows of it.
+func (w *incoming) create() {
+	o := appendonly.CreateOptions{Create: true, Truncate: !w.t.going, Resume: w.t.going, Meta: w.t.meta}
+	if w.up, w.err = w.r.FS.Create(w.t.path, o); w.err != nil || !w.t.going {
+		return
+	}
+	if info, err := w.up.Stat(); err == nil && info.Size == w.basis.have() {
+		return
+	}
+	w.up.Discard()
+	w.t.going, o.Truncate, o.Resume = false, true, false
+	w.up, w.err = w.r.FS.Create(w.t.path, o)
 }
 
 // incoming is one file on its way into the vault.
@@ -192,19 +203,21 @@ type incoming struct {
 	r     *receiver
 	t     *transfer
 	head  delta.Head
-	basis *appendonly.File
+	basis base
 	up    *appendonly.Upload
 	size  int64 // so far
 	fill  []byte
 	err   error // nothing more is stored; told at the end
 }
 
-func (w *incoming) openBasis() error {
-	var err error
+func (w *incoming) openBasis() (err error) {
 	if w.t.going {
-		w.basis, err = w.r.FS.Interrupted(w.t.path)
-	} else {
-		w.basis, err = w.r.FS.Basis(w.t.basis)
+		if w.basis.arrived, err = w.r.FS.Interrupted(w.t.path); err != nil {
+			return err
+		}
+	}
+	if w.t.basis != "" {
+		w.basis.old, err = w.r.FS.Basis(w.t.basis)
 	}
 	return err
 }
@@ -273,20 +286,24 @@ func (w *incoming) flush() {
 
 // Matched stores n bytes that the basis has at off, and shows them to sum (delta.Sink).
 func (w *incoming) Matched(off, n int64, sum io.Writer) error {
-	if w.err != nil || w.basis == nil {
+	if w.err != nil || w.basis.none() {
 		w.fail(fmt.Errorf("the client refers to a file that was not offered"))
 		w.size += n
 		return nil
 	}
 	at := w.size + int64(len(w.fill))
-	if w.t.going && off != at {
-		if err := w.depart(); err != nil {
-			w.fail(err)
-			return nil
+	for have := w.basis.have(); n > 0; at = w.size + int64(len(w.fill)) {
+		if w.t.going && (off != at || off >= have) {
+			if err := w.depart(); err != nil {
+				w.fail(err)
+				return nil
+			}
 		}
-	}
-	for n > 0 {
-		b := w.r.scratch(int(min(n, 64<<10)))
+		k := min(n, 64<<10)
+		if w.t.going {
+			k = min(k, have-off)
+		}
+		b := w.r.scratch(int(k))
 		if _, err := w.basis.ReadAt(b, off); err != nil {
 			w.fail(err)
 			return nil
@@ -306,7 +323,7 @@ func (w *incoming) Matched(off, n int64, sum io.Writer) error {
 // differs, and later blocks may still refer to what arrived.
 func (w *incoming) depart() error {
 	w.t.going = false
-	if w.size >= w.basis.Stat().Size { // the end of what arrived: go on behind it
+	if w.size >= w.basis.have() { // the end of what arrived: go on behind it
 		return nil
 	}
 	up, err := w.r.FS.Create(w.t.path, appendonly.CreateOptions{Create: true, Truncate: true, Meta: w.t.meta})
@@ -315,7 +332,7 @@ func (w *incoming) depart() error {
 	}
 	w.up.Discard()
 	w.up = up
-	return up.CopyFrom(w.basis, 0, 0, w.size)
+	return up.CopyFrom(w.basis.arrived, 0, 0, w.size)
 }
 
 // end publishes the file, if its checksum is right.
@@ -376,9 +393,7 @@ func (w *incoming) close() {
 		}
 		w.up.Abort()
 	}
-	if w.basis != nil {
-		w.basis.Close()
-	}
+	w.basis.close()
 }
 
 // scratch is a buffer of n bytes, valid until its next use.

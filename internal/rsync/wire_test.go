@@ -6,6 +6,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"vaultd/internal/appendonly"
@@ -114,14 +116,32 @@ func (w both) Write(p []byte) (int, error) {
 	return w.a.Write(p)
 }
 
+// locked is a buffer that the vault's own goroutines look into.
+type locked struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *locked) bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.buf.Bytes())
+}
+
 // A source is removed once its copy is on stable storage: MSG_SUCCESS comes behind the barrier, and never when that fails.
 func TestSourcesGoBehindTheBarrier(t *testing.T) {
 	command := strings.Replace(line, " . ", " --remove-source-files . ", 1)
 	for _, fails := range []string{"", "Sync", "SegmentSync"} {
 		t.Run(fails, func(t *testing.T) {
-			var out bytes.Buffer
+			var out locked
 			successes := func() (n int) {
-				a := readAnswers(t, out.Bytes())
+				a := readAnswers(t, out.bytes())
 				for a.Discard(1) == nil {
 				}
 				for _, c := range a.messages {
@@ -132,12 +152,13 @@ func TestSourcesGoBehindTheBarrier(t *testing.T) {
 				return n
 			}
 			mem := volumetest.New(t)
-			armed, synced := false, 0
+			var armed atomic.Bool
+			var synced atomic.Int32
 			mem.Fault = func(op, _ string) (bool, error) {
-				if !armed || op != "Sync" && op != "SegmentSync" {
+				if !armed.Load() || op != "Sync" && op != "SegmentSync" {
 					return false, nil
 				}
-				if synced++; successes() > 0 {
+				if synced.Add(1); successes() > 0 {
 					t.Errorf("%s: the client was told before", op)
 				}
 				if op == fails {
@@ -152,11 +173,11 @@ func TestSourcesGoBehindTheBarrier(t *testing.T) {
 			c.content(2, "abc")
 			c.bye()
 			con := c.conversation()
-			armed = true
+			armed.Store(true)
 			err := serve(t, t.Context(), v, command, con, both{con, &out})
-			armed = false
+			armed.Store(false)
 			switch n := successes(); {
-			case synced == 0:
+			case synced.Load() == 0:
 				t.Error("nothing was synced")
 			case fails == "" && (n != 3 || err != nil):
 				t.Errorf("%d sources of 3 may go: %v", n, err)
