@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	gossh "golang.org/x/crypto/ssh"
 
@@ -40,7 +42,12 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 	env, err := p.env(protocol)
 	var results []attack.Result
 	if err == nil {
-		results, err = attack.Run(ctx, env, attack.Cases())
+		watched, stop := context.WithCancelCause(ctx)
+		results, err = attack.Run(watched, env, unlessHung(attack.Cases(), stop))
+		if cause := context.Cause(watched); err != nil && cause != nil {
+			err = cause
+		}
+		stop(nil)
 	}
 	for _, r := range results {
 		out.add(r)
@@ -49,6 +56,29 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 		out.Error = err.Error()
 	}
 	return out
+}
+
+// errHung ends a suite: every further case would wait as long.
+var errHung = errors.New("the server does not answer any more")
+
+// unlessHung stops after two cases in a row that waited for an answer in vain.
+func unlessHung(cases []attack.Case, stop context.CancelCauseFunc) []attack.Case {
+	const patience = 25 * time.Second // below the adapters' own
+	hung := 0
+	for i, c := range cases {
+		cases[i].Run = func(ctx context.Context, e *attack.Env) error {
+			begin := time.Now()
+			err := c.Run(ctx, e)
+			if hung++; !errors.Is(err, attack.ErrLost) || time.Since(begin) < patience {
+				hung = 0
+			}
+			if hung >= 2 {
+				stop(errHung)
+			}
+			return err
+		}
+	}
+	return cases
 }
 
 func (s *proveSuite) add(r attack.Result) {
