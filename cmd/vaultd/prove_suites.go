@@ -13,13 +13,14 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/attack"
+	"vaultd/internal/attack/rsyncattack"
 	"vaultd/internal/attack/scpattack"
 	"vaultd/internal/attack/sftpattack"
 	"vaultd/internal/attack/shellattack"
 )
 
 // proveProtocols are those that the suite has an adapter for.
-var proveProtocols = []string{"sftp", "scp", "exec"}
+var proveProtocols = []string{"sftp", "scp", "rsync", "exec"}
 
 // client is the suite's end of a protocol on a connection of its own.
 func (p *prover) client(protocol, name string, key gossh.Signer) (attack.Client, error) {
@@ -30,6 +31,8 @@ func (p *prover) client(protocol, name string, key gossh.Signer) (attack.Client,
 	switch protocol {
 	case "scp":
 		return scpattack.New(conn, 0), nil
+	case "rsync":
+		return rsyncattack.New(conn, 0), nil
 	case "exec":
 		return shellattack.New(conn, 0), nil
 	}
