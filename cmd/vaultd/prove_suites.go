@@ -46,7 +46,7 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 	var results []attack.Result
 	if err == nil {
 		watched, stop := context.WithCancelCause(ctx)
-		results, err = attack.Run(watched, env, unlessHung(attack.Cases(), stop))
+		results, err = attack.Run(watched, env, p.unlessHung(attack.Cases(), stop))
 		if cause := context.Cause(watched); err != nil && cause != nil {
 			err = cause
 		}
@@ -64,21 +64,22 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 // errHung ends a suite: every further case would wait as long.
 var errHung = errors.New("the server does not answer any more")
 
-// unlessHung stops after two cases in a row that waited for an answer in vain.
-func unlessHung(cases []attack.Case, stop context.CancelCauseFunc) []attack.Case {
-	const patience = 25 * time.Second // below the adapters' own
-	hung := 0
+// hungAfter is how long one attack may take; all of them together take some seconds.
+const hungAfter = 2 * time.Minute
+
+// unlessHung ends the suite, and the connections that it waits on, when an attack takes too long.
+func (p *prover) unlessHung(cases []attack.Case, stop context.CancelCauseFunc) []attack.Case {
+	conns := slices.Clone(p.conns)
 	for i, c := range cases {
 		cases[i].Run = func(ctx context.Context, e *attack.Env) error {
-			begin := time.Now()
-			err := c.Run(ctx, e)
-			if hung++; !errors.Is(err, attack.ErrLost) || time.Since(begin) < patience {
-				hung = 0
-			}
-			if hung >= 2 {
+			timer := time.AfterFunc(hungAfter, func() {
 				stop(errHung)
-			}
-			return err
+				for _, c := range conns {
+					c.Close()
+				}
+			})
+			defer timer.Stop()
+			return c.Run(ctx, e)
 		}
 	}
 	return cases
