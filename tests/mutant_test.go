@@ -44,7 +44,7 @@ var mutants = []mutant{
 		from: "\tcase q.Role == Pull:\n\t\treturn noWrite\n", to: ""},
 	{name: "the past takes names", mode: "versioned", file: "internal/appendonly/policy.go",
 		from: "\tcase q.State == StateView:\n\t\treturn noView\n", to: "\tcase q.State == StateView:\n\t\treturn yes(Ignore)\n"},
-	{name: "/.vault can be made", mode: "strict", file: "internal/appendonly/policy.go",
+	{name: "the reserved name can be made", mode: "strict", file: "internal/appendonly/policy.go",
 		from: "\tcase q.State == StateReserved:\n\t\treturn noReserved\n", to: "\tcase q.State == StateReserved:\n\t\treturn yes(Ignore)\n"},
 	{name: "links are written through", mode: "strict", file: "internal/appendonly/policy.go",
 		from: "\tcase StateLink:\n\t\treturn noThrough\n", to: "\tcase StateLink:\n\t\treturn yes(Keep)\n",

@@ -72,9 +72,12 @@ type incidentReply struct {
 	First    *actReply                 `json:"first,omitempty"`
 	Last     *actReply                 `json:"last,omitempty"`
 	What     map[string]*incidentCount `json:"what"`
-	Keys     []string                  `json:"keys"` // that did it
-	Sessions []incidentSession         `json:"sessions"`
+	Keys     []string                  `json:"keys"`        // that did it
+	Sessions []incidentSession         `json:"sessions"`    // the first of them
 	Dirs     []incidentDir             `json:"directories"` // those with most names
+	// How many there are in all.
+	SessionCount int `json:"sessions_total"`
+	DirCount     int `json:"directories_total"`
 	// Before is the newest instant before the first record, and Last snapshot before it.
 	Before   uint64         `json:"before_instant,omitempty"`
 	At       time.Time      `json:"before,omitzero"` // a time for views and restores: nothing of it had happened
@@ -191,11 +194,16 @@ func (o *operations) incident(ctx context.Context, in incidentRequest) (incident
 	slices.SortFunc(out.Dirs, func(a, b incidentDir) int {
 		return cmp.Or(cmp.Compare(b.Names, a.Names), cmp.Compare(a.Dir, b.Dir))
 	})
+	out.SessionCount, out.DirCount = len(out.Sessions), len(out.Dirs)
+	out.Sessions, out.Dirs = out.Sessions[:min(len(out.Sessions), maxListed)], out.Dirs[:min(len(out.Dirs), maxListed)]
 	if out.First == nil {
 		return out, nil
 	}
 	return out, o.recoverable(ctx, in, &out)
 }
+
+// maxListed bounds what an answer lists: the full report has everything.
+const maxListed = 1000
 
 // maxDirs bounds the directories that are counted one by one: an attacker can make as many as there is quota for.
 const maxDirs = 100_000
@@ -420,7 +428,7 @@ func showIncident(w io.Writer, snap *tenant.Snapshot, in incidentReply) {
 		rows = append(rows, []string{d.Dir, fmt.Sprint(d.Names), size(d.Bytes)})
 	}
 	table(w, []string{"DIRECTORY", "RECORDS", "BYTES"}, rows)
-	if n := len(in.Dirs) - 10; n > 0 {
+	if n := in.DirCount - 10; n > 0 {
 		fmt.Fprintf(w, "and %d more\n", n)
 	}
 	fmt.Fprintln(w)
@@ -429,7 +437,7 @@ func showIncident(w io.Writer, snap *tenant.Snapshot, in incidentReply) {
 		rows = append(rows, []string{stamp(s.First), s.Protocol, s.Remote, keyTitle(snap, s.Key), fmt.Sprint(s.Records)})
 	}
 	table(w, []string{"SESSION", "PROTOCOL", "FROM", "KEY", "RECORDS"}, rows)
-	if n := len(in.Sessions) - 10; n > 0 {
+	if n := in.SessionCount - 10; n > 0 {
 		fmt.Fprintf(w, "and %d more\n", n)
 	}
 	fmt.Fprintf(w, "(logins that changed nothing, reads and refusals are in the server's log, not in the journal)\n\n")

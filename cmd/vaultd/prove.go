@@ -187,7 +187,7 @@ func (p *prover) run(ctx context.Context, protocols []string) (out proveReply, e
 	out = proveReply{Tenant: p.t.Name, Mode: p.mode().String(), Server: p.addr, Dir: "/" + p.stamp, Suites: []proveSuite{}, Held: map[string]int{}, Broken: map[string]int{}}
 	before := p.charged(ctx)
 	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		for _, c := range p.conns {
 			c.Close()

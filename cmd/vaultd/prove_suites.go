@@ -2,22 +2,25 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/attack"
+	"vaultd/internal/attack/rsyncattack"
 	"vaultd/internal/attack/scpattack"
 	"vaultd/internal/attack/sftpattack"
 	"vaultd/internal/attack/shellattack"
 )
 
 // proveProtocols are those that the suite has an adapter for.
-var proveProtocols = []string{"sftp", "scp", "exec"}
+var proveProtocols = []string{"sftp", "scp", "rsync", "exec"}
 
 // client is the suite's end of a protocol on a connection of its own.
 func (p *prover) client(protocol, name string, key gossh.Signer) (attack.Client, error) {
@@ -28,6 +31,8 @@ func (p *prover) client(protocol, name string, key gossh.Signer) (attack.Client,
 	switch protocol {
 	case "scp":
 		return scpattack.New(conn, 0), nil
+	case "rsync":
+		return rsyncattack.New(conn, 0), nil
 	case "exec":
 		return shellattack.New(conn, 0), nil
 	}
@@ -40,7 +45,12 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 	env, err := p.env(protocol)
 	var results []attack.Result
 	if err == nil {
-		results, err = attack.Run(ctx, env, attack.Cases())
+		watched, stop := context.WithCancelCause(ctx)
+		results, err = attack.Run(watched, env, p.unlessHung(attack.Cases(), stop))
+		if cause := context.Cause(watched); err != nil && cause != nil {
+			err = cause
+		}
+		stop(nil)
 	}
 	for _, r := range results {
 		out.add(r)
@@ -49,6 +59,30 @@ func (p *prover) suite(ctx context.Context, protocol string) proveSuite {
 		out.Error = err.Error()
 	}
 	return out
+}
+
+// errHung ends a suite: every further case would wait as long.
+var errHung = errors.New("the server does not answer any more")
+
+// hungAfter is how long one attack may take; all of them together take some seconds.
+const hungAfter = 2 * time.Minute
+
+// unlessHung ends the suite, and the connections that it waits on, when an attack takes too long.
+func (p *prover) unlessHung(cases []attack.Case, stop context.CancelCauseFunc) []attack.Case {
+	conns := slices.Clone(p.conns)
+	for i, c := range cases {
+		cases[i].Run = func(ctx context.Context, e *attack.Env) error {
+			timer := time.AfterFunc(hungAfter, func() {
+				stop(errHung)
+				for _, c := range conns {
+					c.Close()
+				}
+			})
+			defer timer.Stop()
+			return c.Run(ctx, e)
+		}
+	}
+	return cases
 }
 
 func (s *proveSuite) add(r attack.Result) {

@@ -98,12 +98,6 @@ func (u *undoing) dirPath(dir journal.DirID) (string, error) {
 	return rel, err
 }
 
-// stillThere reports whether p stands for what it did when it was looked at. v.mu is held.
-func (u *undoing) stillThere(p *place) (bool, error) {
-	now, err := u.v.entry(p.at)
-	return err == nil && now != nil && now.From == p.now.From, err
-}
-
 // remove lets p's name go; a directory only when it is empty.
 func (u *undoing) remove(ctx context.Context, p *place) (bool, error) {
 	if u.movesBack(p) {

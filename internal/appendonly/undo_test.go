@@ -281,6 +281,22 @@ func TestUndoProperty(t *testing.T) {
 		}
 		b.clock.Add(time.Hour)
 		usage := b.vault.Usage()
+		if n := rapid.IntRange(0, 6).Draw(rt, "interrupted after"); n > 0 { // it goes on where it stopped
+			ctx, cancel := context.WithCancel(context.Background())
+			err := b.vault.Undo(ctx, appendonly.Undo{Key: "mallory", Since: since, Why: "test"}, func(appendonly.Undone) {
+				if n--; n == 0 {
+					cancel()
+				}
+			})
+			cancel()
+			if err != nil && !errors.Is(err, context.Canceled) {
+				rt.Fatal(err)
+			}
+			if rapid.Bool().Draw(rt, "reopened") {
+				b.reopen()
+				alice = b.keyed("alice")
+			}
+		}
 		did := undo(t, b, appendonly.Undo{Key: "mallory", Since: since})
 		after := tree(t, alice, "/", map[string]string{})
 		for p, w := range before {
