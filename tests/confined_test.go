@@ -210,9 +210,12 @@ func TestConfinedAttacker(t *testing.T) {
 		if r.Worked != (r.Group == permitted) {
 			t.Errorf("%s: %s: worked is %t (%s)", r.Group, r.Name, r.Worked, r.Detail)
 		}
+		if strings.Contains(r.Detail, "no such file") { // that is no refusal
+			t.Errorf("%s: %s: what it is about is not there: %s", r.Group, r.Name, r.Detail)
+		}
 		t.Logf("%s: %s: %t, %s", r.Group, r.Name, r.Worked, r.Detail)
 	}
-	if len(results) < 150 {
+	if len(results) < 250 {
 		t.Errorf("only %d attempts were made", len(results))
 	}
 	for _, pid := range []int{s.Supervisor, s.Expire} {
