@@ -54,6 +54,25 @@ func TestSupervisor(t *testing.T) {
 	if !strings.Contains(v.log.String(), "the server ended and is started again") {
 		t.Errorf("nothing was said about it:\n%s", v.log)
 	}
+	// One that can not start again does once it can, and the pauses in between grow.
+	toml := filepath.Join(v.dir, "vaultd.toml")
+	good, err := os.ReadFile(toml)
+	must(t, err)
+	must(t, os.WriteFile(toml, []byte("nonsense = 1\n"), 0o600))
+	must(t, syscall.Kill(server, syscall.SIGKILL))
+	for deadline := time.Now().Add(60 * time.Second); strings.Count(v.log.String(), "nonsense = 1") < 3; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not tried again:\n%s", v.log)
+		}
+	}
+	must(t, os.WriteFile(toml, good, 0o600))
+	if out, err := v.as("alice", "sftp", "ls").CombinedOutput(); err != nil {
+		t.Fatalf("after the mistake was mended: %v\n%s", err, out)
+	}
+	if !strings.Contains(v.log.String(), `"in":"200ms"`) {
+		t.Errorf("it did not wait longer:\n%s", v.log)
+	}
+	server, _ = v.children(t)
 	// A server that is asked to end, and not by its supervisor, drains and is followed by another one.
 	must(t, syscall.Kill(server, syscall.SIGTERM))
 	gone(t, server)

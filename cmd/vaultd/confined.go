@@ -133,7 +133,9 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout) error {
 	if h.Mode != confine.Off { // before there are threads that serve
 		h.report = confine.Probe()
 		h.report.Mode = h.Mode
-		if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
+		if h.Untried {
+			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full")
+		} else if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
 			h.report.Physical = false
 		}
 	}

@@ -49,6 +49,7 @@ type supervisor struct {
 	stop      func()      // ends all as a signal does
 	failed    chan error  // what ready returned
 	wasReady  atomic.Bool // some generation of the server
+	untried   bool        // no probe could be made for the present one
 }
 
 // supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
@@ -220,19 +221,22 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
+	Untried   bool          `json:"untried"` // there is no probe to try the confinement on
+	Alive     time.Duration `json:"alive"`   // how often it says that it is; 0: never
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err != nil {
+	if err := s.unlessFull(err); err != nil {
 		return false, err
 	}
 	for _, path := range spoiled {
 		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
 	}
-	if err := s.layout.MakeProbe(); err != nil {
+	err = s.layout.MakeProbe()
+	s.untried = err != nil
+	if err := s.unlessFull(err); err != nil {
 		return false, err
 	}
 	here, there, err := supervise.Pair()
@@ -265,6 +269,15 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
 	}
 	return leaving.Load(), outcome(err)
+}
+
+// unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
+func (s *supervisor) unlessFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.log.Error("the disk is full: no datasets are made ahead for new tenants", "error", err.Error())
+		return nil
+	}
+	return err
 }
 
 func (s *supervisor) args() []string {
@@ -319,9 +332,10 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
+	untried := s.untried
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(), Untried: untried,
 				Alive: every / 3}, nil
 		},
 		"config": func(json.RawMessage) (any, error) {
