@@ -58,6 +58,7 @@ func main() {
 }
 
 func run(how string, s Scene) error {
+	out := json.NewEncoder(os.Stdout)
 	if s.Targets == nil {
 		s.Targets = s.targets()
 	}
@@ -75,11 +76,13 @@ func run(how string, s Scene) error {
 			return err
 		}
 		return l.Exec([]string{"confined", "attack", string(text)}, os.Environ())
+	case "again":
+		err := s.Targets[0].each(func(p string) error { return open(p, unix.O_WRONLY) })
+		return out.Encode(Result{permittedGroup, "execute itself, and be as confined", err != nil, fmt.Sprint(err)})
 	case "attack", "bare":
 	default:
-		return errors.New("enter, attack or bare?")
+		return errors.New("enter, attack, again or bare?")
 	}
-	out := json.NewEncoder(os.Stdout)
 	for _, a := range s.attempts() {
 		if s.Only != "" && s.Only != a.group+": "+a.name {
 			continue
@@ -92,8 +95,14 @@ func run(how string, s Scene) error {
 			return err
 		}
 	}
+	if how == "attack" {
+		return unix.Exec("/proc/self/exe", []string{"confined", "again", os.Args[2]}, os.Environ())
+	}
 	return nil
 }
+
+// permittedGroup is what the server needs or nobody refuses.
+const permittedGroup = "what it can do"
 
 // attempt is one thing that is tried; nil means that it worked.
 type attempt struct {
