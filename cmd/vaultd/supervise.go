@@ -221,7 +221,6 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Untried   bool          `json:"untried"` // there is no probe to try the confinement on
 	Alive     time.Duration `json:"alive"`   // how often it says that it is; 0: never
 }
 
@@ -291,6 +290,9 @@ func (s *supervisor) args() []string {
 	if confine.Mode(s.conf.Confine) != confine.Off {
 		args = append(args, "--enter")
 	}
+	if s.untried {
+		args = append(args, "--untried")
+	}
 	return args
 }
 
@@ -332,10 +334,9 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
-	untried := s.untried
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(), Untried: untried,
+			return begun{Listeners: listeners, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
 				Alive: every / 3}, nil
 		},
 		"config": func(json.RawMessage) (any, error) {
