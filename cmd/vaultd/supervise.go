@@ -221,7 +221,7 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"`   // how often it says that it is; 0: never
+	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
