@@ -210,9 +210,12 @@ func TestConfinedAttacker(t *testing.T) {
 		if r.Worked != (r.Group == permitted) {
 			t.Errorf("%s: %s: worked is %t (%s)", r.Group, r.Name, r.Worked, r.Detail)
 		}
+		if strings.Contains(r.Detail, "no such file") { // that is no refusal
+			t.Errorf("%s: %s: what it is about is not there: %s", r.Group, r.Name, r.Detail)
+		}
 		t.Logf("%s: %s: %t, %s", r.Group, r.Name, r.Worked, r.Detail)
 	}
-	if len(results) < 150 {
+	if len(results) < 250 {
 		t.Errorf("only %d attempts were made", len(results))
 	}
 	for _, pid := range []int{s.Supervisor, s.Expire} {
@@ -366,48 +369,6 @@ func TestServerIsConfined(t *testing.T) {
 			t.Errorf("the server has %s open", to)
 		}
 	}
-}
-
-// gone waits until a process has ended.
-func gone(t testing.TB, pid int) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(b), ") Z ") {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("process %d is still there: %s", pid, b)
-		}
-	}
-}
-
-// A server that is killed is started again, and whoever comes meanwhile waits. Nothing outlives a supervisor that is killed.
-func TestSupervisor(t *testing.T) {
-	t.Parallel()
-	v, _ := sealedVault(t)
-	server, expire := v.children(t)
-	for range 3 {
-		must(t, syscall.Kill(server, syscall.SIGKILL))
-		if out, err := v.as("alice", "sftp", "ls").CombinedOutput(); err != nil || !bytes.Contains(out, []byte("kept")) {
-			t.Fatalf("while the server is started again: %v\n%s", err, out)
-		}
-		last := server
-		if server, _ = v.children(t); server == last {
-			t.Fatal("it is the same process")
-		}
-	}
-	must(t, syscall.Kill(expire, syscall.SIGKILL))
-	gone(t, expire)
-	if !strings.Contains(v.log.String(), "the server ended and is started again") {
-		t.Errorf("nothing was said about it:\n%s", v.log)
-	}
-	server, expire = func() (int, int) { return v.children(t) }()
-	must(t, v.kill())
-	gone(t, server)
-	gone(t, expire)
-	must(t, v.serve())
-	v.audit(t)
 }
 
 // More tenants come than datasets were made ahead: the server is replaced between two of them, and nobody is refused.

@@ -29,7 +29,7 @@ import (
 // confinedCommand is the server: what "vaultd serve" starts, twice in the same process. With --enter it gives up all that it does not need, and
 // executes itself without; that second program is confined from its first instruction on, in all its threads.
 func (a *app) confinedCommand() *cobra.Command {
-	var enter bool
+	var enter, untried bool
 	var read []string
 	c := &cobra.Command{Use: "serve-confined", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		dir, err := filepath.Abs(a.dir)
@@ -38,7 +38,7 @@ func (a *app) confinedCommand() *cobra.Command {
 		}
 		layout := confine.Layout{Store: dir, Read: read, Program: program}
 		if !enter {
-			return a.serveConfined(cmd.Context(), layout)
+			return a.serveConfined(cmd.Context(), layout, untried)
 		}
 		if err := ownsStore(dir); err != nil {
 			return err
@@ -55,6 +55,7 @@ func (a *app) confinedCommand() *cobra.Command {
 		return layout.Exec(args, os.Environ())
 	}}
 	c.Flags().BoolVar(&enter, "enter", false, "confine this process first")
+	c.Flags().BoolVar(&untried, "untried", false, "there is no probe to try the confinement on")
 	c.Flags().StringArrayVar(&read, "read", nil, "a file that may be read besides the store's")
 	return c
 }
@@ -117,7 +118,7 @@ func (h *handover) replacement(door *sshd.Server, console *admin.Server, end fun
 }
 
 // serveConfined takes over what the supervisor passed, tries what it must not be able to do, and serves.
-func (a *app) serveConfined(ctx context.Context, layout confine.Layout) error {
+func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried bool) error {
 	// The service manager may signal all processes of the service, and the supervisor passes its signal on: twice is not "at once" here.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT)
 	signal.Ignore(syscall.SIGHUP) // until there is a configuration to read again
@@ -133,7 +134,9 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout) error {
 	if h.Mode != confine.Off { // before there are threads that serve
 		h.report = confine.Probe()
 		h.report.Mode = h.Mode
-		if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
+		if untried {
+			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full")
+		} else if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
 			h.report.Physical = false
 		}
 	}

@@ -53,6 +53,7 @@ type supervisor struct {
 	stop      func()      // ends all as a signal does
 	failed    chan error  // what ready returned
 	wasReady  atomic.Bool // some generation of the server
+	untried   bool        // no probe could be made for the present one
 }
 
 // supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
@@ -256,13 +257,15 @@ type begun struct {
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err != nil {
+	if err := s.unlessFull(err); err != nil {
 		return false, err
 	}
 	for _, path := range spoiled {
 		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
 	}
-	if err := s.layout.MakeProbe(); err != nil {
+	err = s.layout.MakeProbe()
+	s.untried = err != nil
+	if err := s.unlessFull(err); err != nil {
 		return false, err
 	}
 	here, there, err := supervise.Pair()
@@ -297,6 +300,15 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	return leaving.Load(), outcome(err)
 }
 
+// unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
+func (s *supervisor) unlessFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.log.Error("the disk is full: no datasets are made ahead for new tenants", "error", err.Error())
+		return nil
+	}
+	return err
+}
+
 func (s *supervisor) args() []string {
 	args := []string{"serve-confined", "--dir", s.a.dir}
 	if s.a.config != "" {
@@ -307,6 +319,9 @@ func (s *supervisor) args() []string {
 	}
 	if confine.Mode(s.conf.Confine) != confine.Off {
 		args = append(args, "--enter")
+	}
+	if s.untried {
+		args = append(args, "--untried")
 	}
 	return args
 }

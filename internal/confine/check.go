@@ -21,13 +21,19 @@ const (
 )
 
 // MakeProbe puts into the probe what Check tries to destroy. It is called before the server is confined, by who is not; an earlier server may have
-// left anything where it can make names, so what is there is taken away first, and no symlink is followed.
+// left anything where it can make names, so what is not as it should be is taken away first, and no symlink is followed.
 func (l Layout) MakeProbe() error {
 	at := func(name string) string { return filepath.Join(l.Store, SpareDir, ProbeDir, name) }
 	if err := os.MkdirAll(at("store/00"), 0o750); err != nil {
 		return err
 	}
+	const text = "probe\n"
 	for _, name := range []string{probeContent, probeSegment, probeName} {
+		if st, err := os.Lstat(at(name)); err == nil && st.Mode().IsRegular() {
+			if b, err := os.ReadFile(at(name)); err == nil && string(b) == text { // on a full disk it could not be made again
+				continue
+			}
+		}
 		if err := os.RemoveAll(at(name)); err != nil {
 			return err
 		}
@@ -35,7 +41,7 @@ func (l Layout) MakeProbe() error {
 		if err != nil {
 			return err
 		}
-		_, err = f.WriteString("probe\n")
+		_, err = f.WriteString(text)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}

@@ -172,6 +172,7 @@ func TestProbeFollowsNothing(t *testing.T) {
 	for _, plant := range []func(name string) error{
 		func(name string) error { return os.Symlink(catalog, name) },
 		func(name string) error { return os.Link(catalog, name) },
+		func(name string) error { return os.WriteFile(name, []byte("other"), 0o600) },
 		func(name string) error { return os.MkdirAll(filepath.Join(name, "x"), 0o700) },
 		func(name string) error { return unix.Mkfifo(name, 0o600) },
 	} {

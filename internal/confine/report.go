@@ -59,9 +59,9 @@ func probe(v int) Report {
 	say(v >= minABI, "the catalog can not be written, and expire's state not be reached")
 	say(v >= minABI, "no file can be read or written but the store's, and no program executed but the server itself")
 	say(true, "no sockets but those it was given: it connects to nothing")
-	say(v >= 4, "TCP is refused by Landlock besides")
+	say(v >= 4, "a second refusal of TCP, by Landlock")
 	say(true, "no signals to, tracing of or limits for other processes")
-	say(v >= 6, "signals and abstract sockets are refused by Landlock besides")
+	say(v >= 6, "a second refusal of signals and abstract sockets, by Landlock")
 	say(true, "no capabilities, no new privileges, no namespaces, mounts, handles, io_uring or devices")
 	if v == 2 {
 		r.Enforced = append(r.Enforced, "cutting files is refused by the filter of system calls, as this kernel's Landlock (before Linux 6.2) does not know it")

@@ -39,7 +39,8 @@ var ErrNoSpare = errors.New("no room for a new tenant until the server has start
 
 // Prepare makes n spares, and one for each tenant that has not come yet. It makes the datasets of the others ready for rules, too. It is called
 // while no server runs. spoiled are those that are not as they were made: a server that was confined wrote to them without having been given
-// them. They are never used.
+// them. They are never used. On a full disk there are as many as there were, and an error that is ENOSPC or EDQUOT: the tenants that are there
+// are served all the same (P7).
 func (s *Spares) Prepare(n int) (spoiled []string, err error) {
 	snap, err := s.catalog.Snapshot()
 	if err != nil {
