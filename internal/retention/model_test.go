@@ -439,6 +439,31 @@ func (w *world) check() {
 	}
 }
 
+// passLock lets time go by until just before, or exactly to, the end of a lock.
+func (w *world) passLock(t *rapid.T) {
+	if w.boot != w.lastBoot || w.up < w.lastUp {
+		return
+	}
+	stays, snaps, _ := w.history()
+	var ends []time.Duration
+	add := func(seq journal.Seq) {
+		if d := w.seen(seq) + max(w.lock, w.policy.Lock) - w.age - (w.up - w.lastUp); d > time.Minute {
+			ends = append(ends, d)
+		}
+	}
+	for _, s := range stays {
+		if s.to != 0 {
+			add(s.to)
+		}
+	}
+	for _, s := range snaps {
+		add(s.Seq)
+	}
+	if len(ends) > 0 {
+		w.pass(rapid.SampledFrom(ends).Draw(t, "end") - rapid.SampledFrom([]time.Duration{0, time.Nanosecond, time.Second}).Draw(t, "before"))
+	}
+}
+
 // TestModel lets random histories, schedules, holds, clocks and crashes happen, and compares after each run what is on the disk
 // with what a plain reading of the rules says: nothing that a rule keeps is gone, and nothing else is there.
 func TestModel(t *testing.T) {
@@ -482,6 +507,13 @@ func TestModel(t *testing.T) {
 			"days": func(t *rapid.T) {
 				w.t = t
 				w.pass(time.Duration(rapid.IntRange(1, 20).Draw(t, "days")) * 24 * time.Hour)
+			},
+			"a lock ends": func(t *rapid.T) { // or is about to
+				w.t = t
+				w.passLock(t)
+				if w.expire() {
+					w.check()
+				}
 			},
 			"clock is set": func(t *rapid.T) {
 				w.t = t
