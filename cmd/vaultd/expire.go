@@ -225,6 +225,7 @@ type expireReply struct {
 	Refused  int                  `json:"refused"`
 	Paused   *tenant.Pause        `json:"paused,omitempty"`
 	Error    string               `json:"error,omitempty"`
+	Hint     string               `json:"hint,omitempty"`
 }
 
 type goingReply struct {
@@ -345,7 +346,7 @@ func (a *app) expireOnce(ctx context.Context, x *expirer, args []string, list bo
 	failed := false
 	err := x.all(ctx, args, a.dryRun, list, func(r expireReply, err error) {
 		if err != nil {
-			r.Error = err.Error()
+			r.Error, r.Hint = err.Error(), hint(err)
 		}
 		failed = failed || err != nil || r.Refused > 0
 		replies = append(replies, r)
@@ -372,6 +373,9 @@ func (a *app) showExpire(w io.Writer, r expireReply) {
 	}
 	if r.Error != "" {
 		fmt.Fprintf(w, "%s: nothing more is freed: %s\n", r.Tenant, r.Error)
+		if r.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", r.Hint)
+		}
 		return
 	}
 	if p := r.Paused; p != nil {
@@ -499,6 +503,13 @@ func (a *app) snapshotHold() *cobra.Command {
 		}
 		if err := a.catalog().Hold(args[0], tenant.Hold{Snapshot: args[1], At: have[i].Instant, Reason: reason}); err != nil {
 			return err
+		}
+		// An expire that was at work before it saw the hold may have let go of it: names end, and are told, before contents do.
+		if err := a.call(cmd.Context(), "snapshot.list", tenantRef{args[0]}, &have); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(have, func(s snapshotReply) bool { return s.Name == args[1] }) {
+			return errors.Join(fmt.Errorf("snapshot %q: expire let go of it in this moment: %w", args[1], tenant.ErrNotFound), a.catalog().Release(args[0], args[1], reason))
 		}
 		return a.say("%s: %s is held: %s\n", args[0], args[1], reason)
 	}}
