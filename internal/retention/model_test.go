@@ -535,8 +535,11 @@ func TestModel(t *testing.T) {
 				w.t = t
 				n := rapid.IntRange(0, 4)
 				w.policy.Keep = &tenant.Keep{Hourly: n.Draw(t, "h"), Daily: n.Draw(t, "d"), Weekly: n.Draw(t, "w"), Monthly: n.Draw(t, "m"), Yearly: n.Draw(t, "y")}
-				if rapid.IntRange(0, 4).Draw(t, "all") == 0 {
+				switch rapid.IntRange(0, 7).Draw(t, "all or nothing") {
+				case 0:
 					w.policy.Keep = nil
+				case 1:
+					w.policy.Keep = &tenant.Keep{}
 				}
 				w.policy.Lock = time.Duration(rapid.IntRange(1, 60).Draw(t, "lock hours")) * time.Hour
 			},
@@ -558,7 +561,8 @@ func TestModel(t *testing.T) {
 			},
 			"killed": func(t *rapid.T) {
 				w.t = t
-				w.kill = rapid.IntRange(1, 25).Draw(t, "step")
+				w.passLock(t) // so that there is something to be killed in
+				w.kill = rapid.IntRange(1, 30).Draw(t, "step")
 				w.expire()
 				for !w.expire() { // the next one does the rest
 				}
