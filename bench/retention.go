@@ -121,7 +121,7 @@ func (v vaultd) spend(ctx context.Context, args ...string) (spent, error) {
 	if err := cmd.Start(); err != nil {
 		return spent{}, err
 	}
-	sampler := startSampler(cmd.Process.Pid)
+	sampler := startSampler(os.Getpid()) // what runs below: this one
 	err := cmd.Wait()
 	s := spent{wall: time.Since(start), rss: sampler.end()}
 	if err != nil {

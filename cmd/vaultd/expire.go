@@ -229,6 +229,7 @@ type expireReply struct {
 	Retired  int                  `json:"retired"`           // live names that went
 	Removed  bool                 `json:"removed,omitempty"` // the tenant was, and nothing is left of it
 	Error    string               `json:"error,omitempty"`
+	Hint     string               `json:"hint,omitempty"`
 }
 
 type goingReply struct {
@@ -354,7 +355,7 @@ func (a *app) expireOnce(ctx context.Context, x *expirer, args []string, list bo
 	failed := false
 	err := x.all(ctx, args, a.dryRun, list, func(r expireReply, err error) {
 		if err != nil {
-			r.Error = err.Error()
+			r.Error, r.Hint = err.Error(), hint(err)
 		}
 		failed = failed || err != nil || r.Refused > 0
 		replies = append(replies, r)
@@ -381,6 +382,9 @@ func (a *app) showExpire(w io.Writer, r expireReply) {
 	}
 	if r.Error != "" {
 		fmt.Fprintf(w, "%s: nothing more is freed: %s\n", r.Tenant, r.Error)
+		if r.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", r.Hint)
+		}
 		return
 	}
 	if r.Removed {
@@ -520,6 +524,13 @@ func (a *app) snapshotHold() *cobra.Command {
 			if err := a.reload(cmd.Context()); err != nil {
 				return err
 			}
+		}
+		// An expire that was at work before it saw the hold may have let go of it: names end, and are told, before contents do.
+		if err := a.call(cmd.Context(), "snapshot.list", tenantRef{args[0]}, &have); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(have, func(s snapshotReply) bool { return s.Name == args[1] }) {
+			return errors.Join(fmt.Errorf("snapshot %q: expire let go of it in this moment: %w", args[1], tenant.ErrNotFound), a.catalog().Release(args[0], args[1], reason))
 		}
 		return a.say("%s: %s is held: %s\n", args[0], args[1], reason)
 	}}

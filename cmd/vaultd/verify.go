@@ -117,11 +117,15 @@ func (a *app) verifyAll(ctx context.Context, in verifyRequest, names []string) e
 	}
 	var all []verifiedReply
 	bad := false
-	for _, n := range names {
+	var errs error
+	for _, n := range names { // one whose journal is damaged does not keep the others from being looked at
 		in.Tenant = n
 		r, err := a.verifyOne(ctx, in)
-		if err != nil {
-			return err
+		if errs = errors.Join(errs, err); err != nil {
+			if ctx.Err() != nil || len(names) == 1 {
+				return err
+			}
+			continue
 		}
 		bad = bad || len(r.Wrong) > 0
 		all = append(all, r)
@@ -140,10 +144,10 @@ func (a *app) verifyAll(ctx context.Context, in verifyRequest, names []string) e
 			return err
 		}
 	}
-	if bad {
-		return &statusError{exitFailed}
+	if errs == nil && bad {
+		errs = &statusError{exitFailed}
 	}
-	return nil
+	return errs
 }
 
 // verifyOne verifies one tenant, with a progress bar.

@@ -1,6 +1,7 @@
 package appendonly
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -18,6 +19,8 @@ type VerifyOptions struct {
 	After string    // where an earlier Verify stopped: Verified.Next
 	// Pace is called with the bytes that are to be read next and returns when they may be. It fails to stop. May be nil.
 	Pace func(ctx context.Context, n int) error
+	// Grace is how long what is not there, and has no live name, may be expire's work that it has not told yet. 0: a minute.
+	Grace time.Duration
 }
 
 // Verified is how far a verification has come.
@@ -39,8 +42,16 @@ type Wrong struct {
 	Earlier  time.Time // since when the name stood for what it did before this; zero: for nothing
 }
 
-// verifyBatch is how many versions are looked up at a time.
-const verifyBatch = 256
+const (
+	verifyBatch = 256  // how many versions are looked up at a time
+	maxMissing  = 4096 // how many of the past are set aside that are not there
+)
+
+// missing is what is wrong with a content that is not there.
+const missing = "missing"
+
+// missingGrace is how long expire may take to tell of what it has ended.
+const missingGrace = time.Minute
 
 // Verify reads contents again, in an order in which what was verified longest ago comes first, and compares them with the digests
 // in the journal. What is wrong is flagged in the journal, never served again, and told to wrong; what was flagged and is right
@@ -52,18 +63,26 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions, wrong func(Wrong), 
 		return err
 	}
 	done := Verified{Next: o.After}
-	for {
-		batch, next, err := v.idx.Stored(done.Next, verifyBatch)
+	r := &verification{o: o, below: below, done: &done, wrong: wrong}
+	for after := o.After; ; {
+		batch, next, err := v.idx.Stored(after, verifyBatch)
 		if err != nil {
 			return err
 		}
 		for i := range batch {
-			if err := v.verifyOne(ctx, &o, below, &batch[i], &done, wrong); err != nil {
+			if err := v.verifyOne(ctx, r, &batch[i]); err != nil {
 				return err
 			}
 			each(done)
 		}
-		done.Next = next
+		if next == "" || len(r.missing) >= maxMissing {
+			if err := v.judgeMissing(ctx, r); err != nil {
+				return err
+			}
+		}
+		if after = next; len(r.missing) == 0 { // else whoever goes on from there would pass them over
+			done.Next = next
+		}
 		each(done)
 		if next == "" {
 			return nil
@@ -71,8 +90,55 @@ func (v *Vault) Verify(ctx context.Context, o VerifyOptions, wrong func(Wrong), 
 	}
 }
 
+// verification is one Verify.
+type verification struct {
+	o       VerifyOptions
+	below   string
+	done    *Verified
+	wrong   func(Wrong)
+	missing []journal.Stored // of the past: lost, or ended by expire and not told yet
+	lost    bool             // some were lost: the others are not waited for any more
+}
+
+// judgeMissing says of what is missing that it is lost, unless expire has told meanwhile that it was let go.
+func (v *Vault) judgeMissing(ctx context.Context, r *verification) error {
+	if len(r.missing) == 0 {
+		return nil
+	}
+	grace := cmp.Or(r.o.Grace, missingGrace)
+	for wait := time.Duration(0); wait < grace && !r.lost; wait += grace / 60 {
+		left := r.missing[:0]
+		for _, s := range r.missing {
+			gone, err := v.idx.Freed(s.ID)
+			if err != nil {
+				return err
+			}
+			if !gone {
+				left = append(left, s)
+			}
+		}
+		if r.missing = left; len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(grace / 60):
+		}
+	}
+	r.lost = true
+	for i := range r.missing {
+		if err := v.judge(r, &r.missing[i], missing, false); err != nil {
+			return err
+		}
+	}
+	r.missing = nil
+	return nil
+}
+
 // verifyOne verifies one version, unless it is none of what was asked for.
-func (v *Vault) verifyOne(ctx context.Context, o *VerifyOptions, below string, s *journal.Stored, done *Verified, wrong func(Wrong)) error {
+func (v *Vault) verifyOne(ctx context.Context, r *verification, s *journal.Stored) error {
+	o, below, done := &r.o, r.below, r.done
 	if s.Received.Before(o.Since) {
 		return nil
 	}
@@ -110,10 +176,20 @@ func (v *Vault) verifyOne(ctx context.Context, o *VerifyOptions, below string, s
 	if what == "" && !flagged {
 		return nil
 	}
+	if what == missing && !flagged && s.To != journal.Now {
+		r.missing = append(r.missing, *s)
+		return nil
+	}
+	return v.judge(r, s, what, flagged)
+}
+
+// judge flags a version that is wrong, or takes the flag back, and tells.
+func (v *Vault) judge(r *verification, s *journal.Stored, what string, flagged bool) error {
 	if gone, err := v.idx.Freed(s.ID); err != nil || gone { // let go by retention, perhaps meanwhile
 		return err
 	}
-	if rel, err = v.idx.Path(s.At); err != nil {
+	rel, err := v.idx.Path(s.At)
+	if err != nil {
 		return err
 	}
 	if what == "" {
@@ -133,7 +209,7 @@ func (v *Vault) verifyOne(ctx context.Context, o *VerifyOptions, below string, s
 		}
 		v.cfg.Log.Error("content is not what was stored", "path", rel, "id", w.ID, "what", what, "received", s.Received)
 	}
-	wrong(w)
+	r.wrong(w)
 	return nil
 }
 
@@ -150,7 +226,7 @@ func (v *Vault) compareContent(ctx context.Context, o *VerifyOptions, s *journal
 		return "", 0, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return "missing", 0, nil
+		return missing, 0, nil
 	}
 	if err != nil {
 		return fmt.Sprintf("can not be opened: %v", err), 0, nil

@@ -337,6 +337,9 @@ func (x *Index) apply(r *Record, at, to Loc) error {
 		x.put(liveKey(at), nil)
 		return x.end(r, at, old)
 	case OpSeal:
+		if !old.Fresh { // it would stand since now, and not at the instants before: who writes the journal could cut its past off
+			return nil
+		}
 		x.notFresh(at, old)
 		e := *old
 		e.Fresh, e.From, e.Since = false, r.Seq, r.Time

@@ -308,6 +308,9 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 	if err := x.resume(ctx, &rep); err != nil {
 		return rep, err
 	}
+	if err := x.tell(ctx); err != nil { // what the last run could not
+		return rep, err
+	}
 	p, err := x.Plan(ctx)
 	if err != nil {
 		return rep, err
@@ -328,7 +331,8 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 	return rep, err
 }
 
-// carryOut does what a plan says.
+// carryOut does what a plan says: snapshots first, so that nobody holds or reads one of which contents go. The server is told
+// of each group: what is gone and not told yet looks like a loss to who verifies (appendonly waits a minute before it says so).
 func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 	for rule, names := range p.retire {
 		if err := x.still(ctx); err != nil {
@@ -340,7 +344,7 @@ func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 			return fmt.Errorf("retire names: %w", err)
 		}
 	}
-	for records := range slices.Chunk(p.records(), group) {
+	for _, records := range p.groups() {
 		if err := x.still(ctx); err != nil {
 			return err
 		}
@@ -348,6 +352,9 @@ func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 			return err
 		}
 		if err := x.end(ctx, records, p, rep); err != nil {
+			return err
+		}
+		if err := x.tell(ctx); err != nil {
 			return err
 		}
 	}

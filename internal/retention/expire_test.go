@@ -85,6 +85,20 @@ func TestForgedJournal(t *testing.T) {
 				return l
 			})
 		}},
+		{"a line is dated ahead", func(w *world) {
+			edit(w, 0, func(l [][]byte) [][]byte {
+				l[2] = bytes.Replace(l[2], []byte("2026-"), []byte("2030-"), 1)
+				return l
+			})
+		}},
+		{"a line is cut in the middle", func(w *world) {
+			edit(w, 0, func(l [][]byte) [][]byte { l[2] = l[2][:len(l[2])/2]; return l })
+		}},
+		{"a line with a chain of its own is inserted", func(w *world) {
+			edit(w, 0, func(l [][]byte) [][]byte {
+				return slices.Insert(l, 2, bytes.Replace(l[1], []byte(`"seq":2`), []byte(`"seq":3`), 1))
+			})
+		}},
 		{"two lines change places", func(w *world) {
 			edit(w, 0, func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l })
 		}},

@@ -439,6 +439,31 @@ func (w *world) check() {
 	}
 }
 
+// passLock lets time go by until just before, or exactly to, the end of a lock.
+func (w *world) passLock(t *rapid.T) {
+	if w.boot != w.lastBoot || w.up < w.lastUp {
+		return
+	}
+	stays, snaps, _ := w.history()
+	var ends []time.Duration
+	add := func(seq journal.Seq) {
+		if d := w.seen(seq) + max(w.lock, w.policy.Lock) - w.age - (w.up - w.lastUp); d > time.Minute {
+			ends = append(ends, d)
+		}
+	}
+	for _, s := range stays {
+		if s.to != 0 {
+			add(s.to)
+		}
+	}
+	for _, s := range snaps {
+		add(s.Seq)
+	}
+	if len(ends) > 0 {
+		w.pass(rapid.SampledFrom(ends).Draw(t, "end") - rapid.SampledFrom([]time.Duration{0, time.Nanosecond, time.Second}).Draw(t, "before"))
+	}
+}
+
 // TestModel lets random histories, schedules, holds, clocks and crashes happen, and compares after each run what is on the disk
 // with what a plain reading of the rules says: nothing that a rule keeps is gone, and nothing else is there.
 func TestModel(t *testing.T) {
@@ -483,6 +508,13 @@ func TestModel(t *testing.T) {
 				w.t = t
 				w.pass(time.Duration(rapid.IntRange(1, 20).Draw(t, "days")) * 24 * time.Hour)
 			},
+			"a lock ends": func(t *rapid.T) { // or is about to
+				w.t = t
+				w.passLock(t)
+				if w.expire() {
+					w.check()
+				}
+			},
 			"clock is set": func(t *rapid.T) {
 				w.t = t
 				w.wall = w.wall.Add(time.Duration(rapid.IntRange(-90, 400).Draw(t, "days")) * 24 * time.Hour)
@@ -503,8 +535,11 @@ func TestModel(t *testing.T) {
 				w.t = t
 				n := rapid.IntRange(0, 4)
 				w.policy.Keep = &tenant.Keep{Hourly: n.Draw(t, "h"), Daily: n.Draw(t, "d"), Weekly: n.Draw(t, "w"), Monthly: n.Draw(t, "m"), Yearly: n.Draw(t, "y")}
-				if rapid.IntRange(0, 4).Draw(t, "all") == 0 {
+				switch rapid.IntRange(0, 7).Draw(t, "all or nothing") {
+				case 0:
 					w.policy.Keep = nil
+				case 1:
+					w.policy.Keep = &tenant.Keep{}
 				}
 				w.policy.Lock = time.Duration(rapid.IntRange(1, 60).Draw(t, "lock hours")) * time.Hour
 			},
@@ -526,7 +561,8 @@ func TestModel(t *testing.T) {
 			},
 			"killed": func(t *rapid.T) {
 				w.t = t
-				w.kill = rapid.IntRange(1, 25).Draw(t, "step")
+				w.passLock(t) // so that there is something to be killed in
+				w.kill = rapid.IntRange(1, 30).Draw(t, "step")
 				w.expire()
 				for !w.expire() { // the next one does the rest
 				}

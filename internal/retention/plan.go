@@ -88,20 +88,22 @@ const (
 	group = 5
 )
 
-// records words a plan for the chain.
-func (p *Plan) records() []*journal.Record {
-	var out []*journal.Record
+// groups words a plan for the chain: the names of snapshots, then contents.
+func (p *Plan) groups() (out [][]*journal.Record) {
 	var drop []journal.Seq
 	for _, s := range p.Drop {
 		drop = append(drop, s.At)
 	}
-	for part := range slices.Chunk(drop, batch) { // names end before what they show does
-		out = append(out, &journal.Record{Op: journal.OpFree, Dropped: part, Key: "expire"})
+	var records []*journal.Record
+	for part := range slices.Chunk(drop, batch) {
+		records = append(records, &journal.Record{Op: journal.OpFree, Dropped: part, Key: "expire"})
 	}
+	out = slices.AppendSeq(out, slices.Chunk(records, group))
+	records = nil
 	for part := range slices.Chunk(p.Free, batch) {
-		out = append(out, &journal.Record{Op: journal.OpFree, Freed: part, Key: "expire"})
+		records = append(records, &journal.Record{Op: journal.OpFree, Freed: part, Key: "expire"})
 	}
-	return out
+	return slices.AppendSeq(out, slices.Chunk(records, group))
 }
 
 func (x *Expire) keeper() *keeper {
@@ -195,7 +197,7 @@ func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]c
 	if err != nil {
 		return nil, err
 	}
-	var last journal.ID
+	linked := map[journal.ID]bool{}
 	err = x.index.EachLive(func(at journal.Loc, e *journal.Entry) bool {
 		if rows++; rows%4096 == 0 && ctx.Err() != nil {
 			return false
@@ -203,10 +205,12 @@ func (x *Expire) past(ctx context.Context, k *keeper, p *Plan) (map[journal.ID]c
 		if e.Kind.HasContent() {
 			delete(past, e.ID)
 			wrong.saw(at, e.ID)
-			if e.ID != last { // the names of a content that has several count once, as far as they lie together
+			if !linked[e.ID] { // the names of a content that has several count once
 				p.Live.add(e.Size)
 			}
-			last = e.ID
+			if e.Linked {
+				linked[e.ID] = true
+			}
 		}
 		return true
 	})

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/journal"
 	"vaultd/internal/retention"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
@@ -65,24 +67,35 @@ func TestHoldAfterKill(t *testing.T) {
 			before := len(w.contents())
 			snaps, err := w.vault.Snapshots()
 			w.must(err)
+			f := w.vault.Session(appendonly.Who{Key: "key"})
+			versions, err := f.Versions("/a")
+			w.must(errors.Join(err, f.Close(context.Background())))
+			held := versions[1].Content.String() // what stood at the second of three snapshots
 			w.kill = kill
 			if w.expire() {
 				w.close()
 				break
 			}
 			w.settle()
-			ended := before - len(w.contents())
+			left := w.contents()
+			ended := before - len(left)
 			tt.change(w, snaps[1])
 			w.expire()
 			want := max(0, tt.went-ended)
-			if tt.name == "hold" && ended == 2 { // the held one went before
-				want = 0
+			if tt.name == "hold" && !slices.Contains(left, held) { // the held one went before there was a hold
+				want = 2 - ended
+			}
+			if tt.name == "hold" && slices.Contains(left, held) && !slices.Contains(w.contents(), held) {
+				t.Errorf("killed at step %d: what is held went", kill)
 			}
 			if went := before - ended - len(w.contents()); went > want {
 				t.Errorf("%s, killed at step %d: %d went before, %d after; want at most %d", tt.name, kill, ended, went, want)
 			}
+			if tt.name == "nothing" {
+				w.check()
+			}
 			// What did go is journaled: nobody takes it for lost.
-			f := w.vault.Session(appendonly.Who{Key: "key"})
+			f = w.vault.Session(appendonly.Who{Key: "key"})
 			for i := range 3 {
 				have, err := f.Versions("/a")
 				w.must(err)
@@ -348,5 +361,152 @@ func TestDamage(t *testing.T) {
 	w.expire()
 	if have := left(); !slices.Equal(have, []int{1, 2}) {
 		t.Errorf("left: %v; want the damaged past, and what is live", have)
+	}
+}
+
+// Who has broken into the server writes what it likes into the journal, in a chain that is right. None of it lets a content go
+// that a held snapshot shows, nor one whose lock, counted from when this process saw the end, has not ended.
+func TestServerLies(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		lies func(*world, journal.ID) []*journal.Record
+	}{
+		{"sealed again", func(*world, journal.ID) []*journal.Record {
+			return []*journal.Record{{Op: journal.OpSeal, Path: "a", Key: "k"}, {Op: journal.OpRemove, Path: "a", Key: "k"}}
+		}},
+		{"made fresh, and removed", func(*world, journal.ID) []*journal.Record {
+			return []*journal.Record{{Op: journal.OpMove, Path: "a", To: "b", Fresh: true, Key: "k"}, {Op: journal.OpRemove, Path: "b", Key: "k"}}
+		}},
+		{"void", func(_ *world, id journal.ID) []*journal.Record {
+			return []*journal.Record{{Op: journal.OpVoid, Path: "a", ID: id, Key: "server"}}
+		}},
+		{"freed already, with its snapshot", func(w *world, id journal.ID) []*journal.Record {
+			have, err := w.vault.Snapshots()
+			w.must(err)
+			return []*journal.Record{{Op: journal.OpFree, Freed: []journal.Freed{{ID: id, Size: 1}}, Dropped: []journal.Seq{have[0].At}, Key: "expire"},
+				{Op: journal.OpRemove, Path: "a", Key: "k"}}
+		}},
+		{"the same content under another name that ended", func(_ *world, id journal.ID) []*journal.Record {
+			return []*journal.Record{{Op: journal.OpCreate, Kind: journal.KindFile, Path: "c", ID: id, Size: 3, Meta: journal.NoMeta(), Key: "k"},
+				{Op: journal.OpRemove, Path: "c", Key: "k"}, {Op: journal.OpRemove, Path: "a", Key: "k"}}
+		}},
+		{"put right, and removed", func(_ *world, id journal.ID) []*journal.Record {
+			return []*journal.Record{{Op: journal.OpDamage, Path: "a", ID: id, Key: "server"}, {Op: journal.OpDamage, Path: "a", ID: id, What: "good", Key: "server"},
+				{Op: journal.OpRemove, Path: "a", Key: "k"}}
+		}},
+		{"a clock that is years ahead", func(w *world, _ journal.ID) []*journal.Record {
+			w.wall = w.wall.Add(10 * 365 * day)
+			return []*journal.Record{{Op: journal.OpRemove, Path: "a", Key: "k"}}
+		}},
+	} {
+		for _, hold := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, hold %v", tt.name, hold), func(t *testing.T) {
+				w := newWorld(t, t.TempDir())
+				w.policy = tenant.Retention{Lock: 10 * day, Keep: &tenant.Keep{}}
+				w.put("a")
+				w.snapshot("s")
+				w.put("z")
+				w.snapshot("later")
+				have, err := w.vault.Snapshots()
+				w.must(err)
+				if hold {
+					w.policy.Holds = []tenant.Hold{{Snapshot: "s", At: uint64(have[0].At), Reason: "test"}}
+				}
+				f := w.vault.Session(appendonly.Who{Key: "key"})
+				versions, err := f.Versions("/a")
+				w.must(errors.Join(err, f.Close(context.Background())))
+				id := versions[0].Content
+				w.expire()
+				lies := tt.lies(w, id)
+				w.close()
+				vol, err := volume.Open(filepath.Join(w.dir, "data"))
+				w.must(err)
+				log, _, err := journal.Open(journal.Config{Segments: vol, Now: w.Now, Boot: "evil"}, journal.Head{}, func(*journal.Record) error { return nil })
+				w.must(err)
+				for _, r := range append(lies, &journal.Record{Op: journal.OpSnapshot, Note: "newest", What: "manual"}) {
+					_, err := log.Append(r)
+					w.must(err)
+				}
+				w.must(errors.Join(log.Rotate(), log.Close(), vol.Close(), os.RemoveAll(filepath.Join(w.dir, "data", "files", "a"))))
+				path := filepath.Join(w.dir, "data", "store", id.Shard(), id.String())
+				run := func(after time.Duration) {
+					t.Helper()
+					w.pass(after)
+					contents, err := volume.OpenFreer(filepath.Join(w.dir, "data"))
+					w.must(err)
+					chain, err := volume.Open(filepath.Join(w.dir, "chain"))
+					w.must(err)
+					x, err := retention.Open(context.Background(), retention.Config{Dir: filepath.Join(w.dir, "state"), Tenant: "t-1", Policy: w.policy,
+						CoolDown: w.coolDown, Contents: contents, Chain: chain, Server: said{}, Machine: w})
+					if err == nil {
+						_, err = x.Run(context.Background())
+						err = errors.Join(err, x.Close())
+					}
+					if err = errors.Join(err, contents.Close(), chain.Close()); err != nil && !errors.Is(err, retention.ErrForeign) {
+						t.Fatal(err)
+					}
+				}
+				run(0)
+				run(9 * day)
+				if _, err := os.Stat(path); err != nil {
+					t.Errorf("gone before the lock ended: %v", err)
+				}
+				run(100 * day)
+				if _, err := os.Stat(path); hold && err != nil {
+					t.Errorf("gone, and held: %v", err)
+				} else if !hold && err == nil && !strings.HasPrefix(tt.name, "the same content") { // of another size: refused, and told
+					t.Error("there, and nothing keeps it")
+				}
+			})
+		}
+	}
+}
+
+// Who verifies while expire is at work does not take what expire has ended, and not told yet, for a loss; what is lost is one.
+func TestVerifyBesideExpire(t *testing.T) {
+	w := newTestWorld(t)
+	w.prepare()
+	verify := func(grace time.Duration) (wrong []string) {
+		w.must(w.vault.Verify(context.Background(), appendonly.VerifyOptions{Grace: grace}, func(x appendonly.Wrong) { wrong = append(wrong, x.What) }, func(appendonly.Verified) {}))
+		return wrong
+	}
+	ended := make(chan struct{})
+	tell := make(chan struct{})
+	x, err := w.openExpire(t, func(c *retention.Config) {
+		c.Step = func(what string) {
+			if what == "tell" && len(w.contents()) == 1 { // of three
+				select {
+				case <-ended:
+				default:
+					close(ended)
+				}
+				<-tell
+			}
+		}
+	})
+	w.must(err)
+	done := make(chan error, 1)
+	go func() { _, err := x.Run(context.Background()); done <- errors.Join(err, x.Close()) }()
+	<-ended
+	result := make(chan []string, 1)
+	go func() { result <- verify(time.Minute) }()
+	time.Sleep(50 * time.Millisecond) // it looks, and waits
+	close(tell)
+	w.must(<-done)
+	if wrong := <-result; len(wrong) > 0 {
+		t.Errorf("verify: %q", wrong)
+	}
+	// Something that nobody let go of is missing.
+	w.put("a")
+	w.snapshot("again")
+	w.settle()
+	list, err := filepath.Glob(filepath.Join(w.dir, "data", "store", "*", "*"))
+	w.must(err)
+	slices.Sort(list)
+	for _, p := range list {
+		w.must(os.Remove(p))
+	}
+	if wrong := verify(time.Millisecond); len(wrong) != 2 || wrong[0] != "missing" {
+		t.Errorf("verify found %q", wrong)
 	}
 }

@@ -13,7 +13,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/journal"
 	"vaultd/internal/tenant"
+	"vaultd/internal/volume"
 )
 
 // Verification is how far the reading again of a tenant's contents has come: it goes round, from the first to the last, and then
@@ -76,7 +78,25 @@ func (s *Store) saveVerify(id string, v Verification) error {
 // saveEvery is how much of a verification a crash makes to be done again.
 const saveEvery = 5 * time.Second
 
-// Verify reads a tenant's contents again. Without a path and a time it goes on with the round where the last one stopped.
+// VerifyJournal reads a tenant's whole journal again: that its chain is right, and that it is no shorter than the vault knows.
+func (s *Store) VerifyJournal(ctx context.Context, t tenant.Tenant) error {
+	return s.With(ctx, t.ID, func(v *appendonly.Vault) error {
+		least := v.Head()
+		return s.ReadVolume(ctx, t.ID, func(vol *volume.Volume) error {
+			head, _, err := journal.NewReader(vol).All(func(*journal.Record, []byte) error { return ctx.Err() })
+			if err == nil && head.Seq < least {
+				err = fmt.Errorf("%w: it ends at record %d, and had %d", journal.ErrCorrupt, head.Seq, least)
+			}
+			if err != nil && ctx.Err() == nil {
+				err = fmt.Errorf("verify journal of %s: %w", t.Name, err)
+			}
+			return err
+		})
+	})
+}
+
+// Verify reads a tenant's contents again. Without a path and a time it goes on with the round where the last one stopped, and
+// begins a round with the journal, by which contents are judged: where that is damaged, nothing is.
 // progress is called now and then, and at the end; wrong for each content that is not what was stored.
 func (s *Store) Verify(ctx context.Context, t tenant.Tenant, r VerifyRequest, wrong func(Damage), progress func(Verification)) error {
 	state := s.VerifyState(t.ID)
@@ -84,6 +104,11 @@ func (s *Store) Verify(ctx context.Context, t tenant.Tenant, r VerifyRequest, wr
 	now := state
 	if !round || r.Restart || len(state.After) == 0 {
 		now = Verification{Started: s.cfg.Now().UTC(), LastStarted: state.LastStarted, LastEnded: state.LastEnded, LastWrong: state.LastWrong}
+	}
+	if round && len(now.After) == 0 {
+		if err := s.VerifyJournal(ctx, t); err != nil {
+			return err
+		}
 	}
 	before := now
 	o := appendonly.VerifyOptions{Path: r.Path, Since: r.Since, After: string(now.After)}

@@ -165,3 +165,35 @@ func TestWeaken(t *testing.T) {
 		}
 	}
 }
+
+// A pause has a reason and a name, is there once, and ends.
+func TestPause(t *testing.T) {
+	db, _ := newDB(t)
+	if _, _, err := db.AddTenant(plain("acme")); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Pause("acme", ""); !errors.Is(err, tenant.ErrInvalid) {
+		t.Errorf("without a reason: %v", err)
+	}
+	if err := db.Resume("acme"); !errors.Is(err, tenant.ErrConflict) {
+		t.Errorf("resume what goes on: %v", err)
+	}
+	if err := db.Pause("acme", "odd pushes"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Pause("acme", "again"); !errors.Is(err, tenant.ErrConflict) || !strings.Contains(err.Error(), "odd pushes") {
+		t.Errorf("twice: %v", err)
+	}
+	if got, _ := snapshot(t, db).Tenant("acme"); got.Retention.Pause == nil || got.Retention.Pause.Reason != "odd pushes" || got.Retention.Pause.Who == "" || got.Retention.Pause.Since.IsZero() {
+		t.Errorf("stored: %+v", got.Retention.Pause)
+	}
+	if err := db.Resume("acme"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := snapshot(t, db).Tenant("acme"); got.Retention.Pause != nil {
+		t.Errorf("resumed: %+v", got.Retention.Pause)
+	}
+	if err := db.Pause("nobody", "x"); !errors.Is(err, tenant.ErrNotFound) {
+		t.Errorf("nobody: %v", err)
+	}
+}
