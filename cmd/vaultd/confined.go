@@ -213,18 +213,6 @@ type configFile struct {
 	There bool   `json:"there"`
 }
 
-// parentsConfig is LoadConfig through the supervisor: the file may have been replaced by another one, which no rule allows to be read.
-func (a *app) parentsConfig(string, string) (Config, error) {
-	var f configFile
-	if err := a.parent.Call("config", nil, &f); err != nil {
-		return Config{}, err
-	}
-	if !f.There {
-		return DefaultConfig(), nil
-	}
-	return ParseConfig(f.Path, f.Text)
-}
-
 // asking is the directory driver of a server that can not make a dataset: it asks for one of the spares.
 type asking struct {
 	store.Directory

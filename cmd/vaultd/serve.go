@@ -35,11 +35,11 @@ import (
 
 // loadConfig reads the configuration of the store that was named.
 func (a *app) loadConfig() (*Config, error) {
-	load := LoadConfig
-	if a.parent != nil { // the server may read little; the supervisor reads for it
-		load = a.parentsConfig
+	path, text, err := a.configText()
+	conf := DefaultConfig()
+	if err == nil && text != nil {
+		conf, err = ParseConfig(path, text)
 	}
-	conf, err := load(a.dir, a.config)
 	if err != nil {
 		return nil, &configError{err}
 	}

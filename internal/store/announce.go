@@ -17,7 +17,7 @@ import (
 
 // The server writes what the operator did to a tenant into the tenant's own chain, so that the tenant's history tells it without the
 // catalog, and nobody can take it back out: every line of the audit log that is about the tenant, and the moment at which a
-// change or a removal that waited took effect. announced.json in the store's directory says how far that has come. It is not
+// change or a removal that waited took effect. announced.json in server/ of the store says how far that has come. It is not
 // trusted: losing it repeats records and loses none.
 
 // announced is how far one store has come.
@@ -28,7 +28,7 @@ type announced struct {
 	Ended map[string]time.Time `json:"ended,omitempty"` // tenant id -> due time of the removal
 }
 
-func (s *Store) announcedPath() string { return filepath.Join(s.Dir, "announced.json") }
+func (s *Store) announcedPath() string { return filepath.Join(ServerDir(s.Dir), "announced.json") }
 
 // Announce writes what is new into the chains. A tenant without a dataset has no chain yet, and the audit log alone knows. What fails
 // is tried again by the next call.

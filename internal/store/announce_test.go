@@ -78,7 +78,7 @@ func TestAnnounce(t *testing.T) {
 
 	// A file that is damaged, or lost, repeats records and loses none.
 	before := len(policyRecords(t, s, acme.ID))
-	ok(t, os.WriteFile(filepath.Join(s.Dir, "announced.json"), []byte("{"), 0o600))
+	ok(t, os.WriteFile(filepath.Join(store.ServerDir(s.Dir), "announced.json"), []byte("{"), 0o600))
 	ok(t, s.Announce(context.Background()))
 	if got := len(policyRecords(t, s, acme.ID)); got <= before {
 		t.Errorf("%d records after %d", got, before)

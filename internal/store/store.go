@@ -213,7 +213,7 @@ func makeServerDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{tenant.StateName, "schedule.json", "verify"} {
+	for _, name := range []string{tenant.StateName, "schedule.json", "announced.json", "verify"} {
 		if err := os.Rename(filepath.Join(dir, name), filepath.Join(ServerDir(dir), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

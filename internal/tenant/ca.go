@@ -78,6 +78,9 @@ func (d *DB) AddCAs(tenant string, list ...NewCA) ([]CA, error) {
 func (d *DB) Import(tenant string, list []NewKey, authorities []NewCA) (keys []Key, cas []CA, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, tenant)
+		if err == nil {
+			err = t.alive(d.now())
+		}
 		if err != nil {
 			return err
 		}

@@ -50,6 +50,8 @@ func (s *Snapshot) AuthenticateCert(user string, cert *ssh.Certificate, addr net
 	switch {
 	case !known:
 		return Tenant{}, Key{}, &AuthError{Reason: UnknownUser}
+	case t.Removed(now):
+		return Tenant{}, Key{}, &AuthError{Reason: Removed, Detail: CertWords(cert)}
 	case !listed || !bytes.Equal(ca.PublicKey, blob):
 		return Tenant{}, Key{}, &AuthError{Reason: UnknownKey, Detail: "no CA of this tenant: " + CertWords(cert)}
 	}

@@ -138,10 +138,10 @@ func (d *DB) came(tx *bbolt.Tx, stored, now Tenant) error {
 func (d *DB) AddKeys(tenant string, list ...NewKey) (keys []Key, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, tenant)
-		if err != nil {
-			return err
+		if err == nil {
+			err = t.alive(d.now())
 		}
-		if err := t.alive(d.now()); err != nil {
+		if err != nil {
 			return err
 		}
 		keys, err = d.putKeys(tx, t, list)

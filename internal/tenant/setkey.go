@@ -25,6 +25,9 @@ type KeyChange struct {
 func (d *DB) SetKey(tenant, ref string, c KeyChange) (key Key, err error) {
 	err = d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, tenant)
+		if err == nil {
+			err = t.alive(d.now())
+		}
 		if err != nil {
 			return err
 		}
