@@ -66,7 +66,9 @@ func (c *Client) Mkdir(p string) error {
 // isDir asks the server's own test(1); taken too.
 func (c *Client) isDir(p string) bool { return c.test("test -d " + quote(p)) }
 
-func (c *Client) taken(p string) bool { return c.test("test -e " + quote(p) + " || test -L " + quote(p)) }
+func (c *Client) taken(p string) bool {
+	return c.test("test -e " + quote(p) + " || test -L " + quote(p))
+}
 
 func (c *Client) test(command string) bool {
 	s, err := c.conn.NewSession()
