@@ -54,26 +54,36 @@ func (c *Client) Put(p string, data []byte) error {
 	return c.push(p, &flist.Item{Mode: 0o100644, Size: int64(len(data)), MTime: 1e9, Sum: sum[:]}, data)
 }
 
-// Mkdir implements attack.Client. That a directory is there already is no error to rsync, so it can not be asked for one.
+// Mkdir implements attack.Client. To rsync a directory that is there is no error, and another entry is to be replaced (as a versioned
+// tenant lets it): that a name must be free is nothing that it can say.
 func (c *Client) Mkdir(p string) error {
-	if c.isDir(p) {
+	if c.taken(p) {
 		return attack.ErrUnsupported
 	}
 	return c.push(p, &flist.Item{Mode: 0o040755, MTime: 1e9}, nil)
 }
 
-// isDir asks the server's own test(1).
-func (c *Client) isDir(p string) bool {
+// isDir asks the server's own test(1); taken too.
+func (c *Client) isDir(p string) bool { return c.test("test -d " + quote(p)) }
+
+func (c *Client) taken(p string) bool {
+	return c.test("test -e " + quote(p) + " || test -L " + quote(p))
+}
+
+func (c *Client) test(command string) bool {
 	s, err := c.conn.NewSession()
 	if err != nil {
 		return false
 	}
 	defer s.Close()
-	return s.Run("test -d "+quote(p)) == nil
+	return s.Run(command) == nil
 }
 
-// Symlink implements attack.Client: rsync -l LINK vault:DIR/.
+// Symlink implements attack.Client: rsync -l LINK vault:DIR/, where the name is free (see Mkdir).
 func (c *Client) Symlink(target, p string) error {
+	if c.taken(p) {
+		return attack.ErrUnsupported
+	}
 	return c.push(p, &flist.Item{Mode: 0o120777, MTime: 1e9, Target: target}, nil)
 }
 
