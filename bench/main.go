@@ -29,8 +29,8 @@ type bench struct {
 	selfTest bool
 	// confinement compares vaultd with itself, not confined.
 	confinement bool
-	literal  map[*side][]float64 // bytes of each rsync-delta run
-	report   report
+	literal     map[*side][]float64 // bytes of each rsync-delta run
+	report      report
 }
 
 func main() {
