@@ -89,3 +89,23 @@ func parseSize(s string) (int64, error) {
 	}
 	return whole.Int64(), nil
 }
+
+// Set implements pflag.Value.
+func (d *Duration) Set(s string) error { return d.UnmarshalText([]byte(s)) }
+
+// Type implements pflag.Value.
+func (d *Duration) Type() string { return "duration" }
+
+// parseSince reads a time, a date, or an age.
+func parseSince(s string) (time.Time, error) {
+	var d Duration
+	if err := d.Set(s); err == nil {
+		return time.Now().Add(-d.Duration), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("time %q: want RFC 3339, a date, or an age such as 2h or 3d", s)
+}
