@@ -28,7 +28,7 @@ var tools = [][]string{
 }
 
 func TestMain(m *testing.M) {
-	commands := map[string]func(){"vaultd": func() { become(os.Getenv(vaultdBin), os.Args[1:]...) }, "slow": slow, "cut": cut}
+	commands := map[string]func(){"vaultd": func() { become(os.Getenv(vaultdBin), os.Args[1:]...) }, "slow": slow, "breakoff": breakOff}
 	for _, id := range identities {
 		commands[id.name] = func() { asIdentity(id, os.Args[1:]) }
 	}

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// cut runs a command whose standard input ends after so many bytes, as a connection does that is lost: cut BYTES COMMAND ARGUMENT...
+// breakOff runs a command whose standard input ends after so many bytes, as a connection does that is lost: breakoff BYTES COMMAND ARGUMENT...
 // With a minus before the number the command is killed at that point, and may not have sent all of them.
-func cut() {
+func breakOff() {
 	n, err := strconv.ParseInt(os.Args[1], 10, 64)
 	if err != nil {
 		os.Exit(2)
@@ -151,7 +151,7 @@ func TestRsyncResumesAtRandomOffsets(t *testing.T) {
 func (p *pair) interrupted(bytes string, opts []string) bool {
 	p.t.Helper()
 	cmd := p.v.as("alice", slices.Concat([]string{"rsync"}, opts, []string{"src/", "vault:" + p.name + "/"})...)
-	cmd.Env = append(cmd.Env, "RSH=cut "+bytes)
+	cmd.Env = append(cmd.Env, "RSH=breakoff "+bytes)
 	cmd.Dir = p.dir
 	r := run(p.t, cmd)
 	if r.code < 0 {

@@ -23,8 +23,8 @@ func orNone(d Duration) time.Duration {
 	return d.Duration
 }
 
-// rememberAddresses tells the door from where keys that still may log in did so: a restart in the middle of a flood locks
-// out nobody.
+// rememberAddresses tells the door from where keys that still may log in last did so: a restart in the middle of a flood locks
+// out nobody who comes from where they came from before it.
 func rememberAddresses(door *sshd.Server, st *store.Store, state *tenant.State) {
 	snap := st.Tenants()
 	for id, use := range state.LastUsed() {

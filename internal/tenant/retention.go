@@ -201,7 +201,7 @@ func (d *DB) Pause(name, reason string) error {
 
 // Resume implements Catalog.
 func (d *DB) Resume(name string) error {
-	return d.changeRetention(name, "expire resume", "", func(r *Retention) error {
+	return d.changeRetention(name, "expire resume", "nothing is paused any more", func(r *Retention) error {
 		if r.Pause == nil {
 			return fmt.Errorf("resume %s: it is not paused: %w", name, ErrConflict)
 		}
