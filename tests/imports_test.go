@@ -57,6 +57,8 @@ var edges = []struct {
 		[]string{"vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/tenant", "vaultd/internal/appendonly", "vaultd/internal/sshd", "os/exec"}, true},
 	{"internal/retention", "it plans from the journal and reaches contents through its Contents only",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd", "vaultd/internal/session", "os/exec"}, true},
+	{"internal/zfs", "it runs zfs(8) and decides nothing: whose dataset, and which snapshot may go, others know",
+		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/retention", "vaultd/internal/session"}, true},
 	{"internal/archive", "restores write through os.Root, and read through appendonly",
 		[]string{"vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "os/exec"}, true},
 }
@@ -70,7 +72,8 @@ var onlyFrom = []struct {
 		[]string{"vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/bench", "vaultd/bench/seed"}},
 	{"vaultd/internal/journal", "the core writes it; store and cmd read and rebuild it; volume and quota hold its bytes",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/store", "vaultd/cmd/vaultd", "vaultd/internal/volume", "vaultd/internal/volume/volumetest", "vaultd/internal/quota", "vaultd/internal/retention", "vaultd/bench", "vaultd/bench/seed"}},
-	{"os/exec", "the supervisor forks nothing but itself, as the server and as the expire process", []string{"vaultd/bench", "vaultd/cmd/vaultd"}},
+	{"os/exec", "the supervisor forks nothing but itself, as the server and as the expire process; one package runs zfs(8)", []string{"vaultd/bench", "vaultd/cmd/vaultd", "vaultd/internal/zfs"}},
+	{"github.com/mistifyio/go-zfs/v3", "one package runs zfs(8), with checked names and within its time", []string{"vaultd/internal/zfs"}},
 	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
 	{"unsafe", "nothing but the filter of system calls, and the attacker that tries it, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined"}},

@@ -1,0 +1,23 @@
+package zfs
+
+import "time"
+
+// ParseStatus and the others are the parsers, for what only texts can show.
+func ParseStatus(pool, out string) (*Pool, error) {
+	p := &Pool{Name: pool}
+	return p, p.parseStatus(command{tool: "zpool", args: []string{"status"}}, out)
+}
+
+func ParseDelegations(out string) (map[string][]Delegation, error) {
+	return parseDelegations(command{tool: "zfs", args: []string{"allow"}}, out)
+}
+
+func ParseHolds(out string) ([]Hold, error) {
+	return parseHolds(command{tool: "zfs", args: []string{"holds"}}, []byte(out))
+}
+
+// KindOf is what a text of the tool's is taken for.
+func KindOf(text string) error { return kindOf(text) }
+
+// SetNow gives a cache another clock.
+func (k *Cache) SetNow(now func() time.Time) { k.now = now }
