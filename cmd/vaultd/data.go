@@ -238,11 +238,15 @@ func (a *app) quotaCommand() *cobra.Command {
 func (a *app) statusCommand() *cobra.Command {
 	c := &cobra.Command{Use: "status", Short: "Is all well? Exit status 0: yes, 1: look at it, 2: act", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		var out statusReply
-		if err := a.call(cmd.Context(), "status", struct{}{}, &out); err != nil {
+		err := a.call(cmd.Context(), "status", struct{}{}, &out)
+		if err == nil {
+			err = a.expireOutcomes(&out)
+		}
+		if err != nil {
 			return err
 		}
 		code, verdict := judge(out)
-		err := a.print("vaultd.status/v1", out, func(w io.Writer) {
+		err = a.print("vaultd.status/v1", out, func(w io.Writer) {
 			fmt.Fprintln(w, verdict)
 			if out.Server != nil && !out.Server.Confinement.Physical && verdict != out.Server.Confinement.Summary() {
 				fmt.Fprintf(w, "warning: %s\n", out.Server.Confinement.Summary())
@@ -254,6 +258,10 @@ func (a *app) statusCommand() *cobra.Command {
 					state = "READ-ONLY: " + u.ReadOnly
 				} else if nearlyFull(u) {
 					state = "nearly full"
+				} else if e := u.Expire; e != nil && e.Error != "" {
+					state = "nothing more is freed: " + e.Error
+				} else if e != nil && e.Paused != "" {
+					state = "expire is paused by " + e.Paused
 				}
 				rows = append(rows, []string{u.Tenant, state, size(u.Used), limit(u.Limit), fmt.Sprint(u.Files)})
 			}
@@ -274,13 +282,15 @@ func nearlyFull(u usageReply) bool { return u.Limit > 0 && u.Used*10 >= u.Limit*
 
 // judge says in one sentence how things are: 0 well, 1 a warning, 2 critical.
 func judge(s statusReply) (int, string) {
-	readOnly, full := 0, 0
+	readOnly, full, stuck := 0, 0, 0
 	for _, u := range s.Tenants {
 		switch {
 		case u.ReadOnly != "":
 			readOnly++
 		case nearlyFull(u):
 			full++
+		case u.Expire != nil && u.Expire.Error != "":
+			stuck++
 		}
 	}
 	switch {
@@ -294,6 +304,8 @@ func judge(s statusReply) (int, string) {
 		return 1, fmt.Sprintf("serving %d tenants, and the last reload of the configuration, at %s, failed: vaultd check", len(s.Tenants), stamp(s.Server.Config.Tried))
 	case full > 0:
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
+	case stuck > 0:
+		return 1, fmt.Sprintf("of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, len(s.Tenants))
 	}
 	text := fmt.Sprintf("serving %d tenants on %v, %d sessions", len(s.Tenants), s.Server.Listen, s.Server.Sessions)
 	if n := s.Server.Failures["rate_limited"]; n > 0 || s.Server.Bans > 0 {

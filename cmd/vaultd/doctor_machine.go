@@ -159,7 +159,7 @@ func (d *doctor) expired(t tenant.Tenant) {
 // verified looks at when a tenant's contents were read again, and what was found.
 func (d *doctor) verified(t tenant.Tenant) {
 	var v store.Verification
-	b, err := os.ReadFile(filepath.Join(d.a.dir, "verify", t.ID+".json"))
+	b, err := os.ReadFile(filepath.Join(store.ServerDir(d.a.dir), "verify", t.ID+".json"))
 	if err == nil {
 		err = json.Unmarshal(b, &v)
 	}

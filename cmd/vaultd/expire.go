@@ -261,6 +261,9 @@ func (x *expirer) all(ctx context.Context, names []string, dry, list bool, each 
 			return err
 		}
 		out, err := x.one(ctx, t, dry, list)
+		if !dry && ctx.Err() == nil {
+			x.note(t, out, err)
+		}
 		each(out, err)
 	}
 	return nil

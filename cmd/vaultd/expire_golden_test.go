@@ -19,6 +19,9 @@ func TestExpireOutput(t *testing.T) {
 	must(t, err)
 	must(t, e.a.local(func(o *operations) error {
 		_, err := o.retire(context.Background(), retireRequest{Tenant: "acme", Paths: [][]byte{[]byte("d")}, Below: true, Why: "x"})
+		if err == nil { // the newest one stays, whatever the schedule says
+			_, err = o.takeSnapshot(context.Background(), snapshotRequest{Tenant: "acme", Name: "last"})
+		}
 		return err
 	}))
 	e.run()

@@ -198,6 +198,8 @@ type usageReply struct {
 	Files      int64  `json:"files"`
 	FilesLimit int64  `json:"files_limit"`
 	ReadOnly   string `json:"read_only,omitempty"` // why nothing more is taken
+
+	Expire *expireOutcome `json:"expire,omitempty"` // of vaultd status alone
 }
 
 func usageOf(name string, v *appendonly.Vault) usageReply {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"vaultd/internal/tenant"
+)
+
+// expireOutcome is how a tenant's last expire ended, for whoever asks how things are. The expire process writes it beside its state,
+// where the server neither reads nor writes: `vaultd status` reads it itself.
+type expireOutcome struct {
+	Ran    time.Time `json:"ran"`
+	Freed  int       `json:"freed"`
+	Error  string    `json:"error,omitempty"`  // why nothing more is freed
+	Paused string    `json:"paused,omitempty"` // by whom, and why
+}
+
+const outcomeName = "outcome.json"
+
+// note leaves how a run ended. One that can not be left is no reason to free less.
+func (x *expirer) note(t tenant.Tenant, r expireReply, runErr error) {
+	out := expireOutcome{Ran: time.Now().UTC(), Freed: r.Contents}
+	if runErr != nil {
+		out.Error = runErr.Error()
+	}
+	if r.Refused > 0 {
+		out.Error = fmt.Sprintf("%d contents stay because disk and journal disagree", r.Refused)
+	}
+	if r.Paused != nil {
+		out.Paused = r.Paused.Who + ": " + r.Paused.Reason
+	}
+	dir := x.a.expireOf(t)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return // a tenant without a dataset
+	}
+	b, err := json.Marshal(out)
+	if err == nil {
+		path := filepath.Join(dir, outcomeName)
+		if err = os.WriteFile(path+".new", b, 0o640); err == nil {
+			err = os.Rename(path+".new", path)
+		}
+	}
+	if err != nil {
+		x.log.Warn("note how expire ended", "tenant", t.Name, "error", err.Error())
+	}
+}
+
+// expireOutcomes adds to a status how each tenant's last expire ended.
+func (a *app) expireOutcomes(s *statusReply) error {
+	snap, err := a.catalog().Snapshot()
+	if err != nil {
+		return err
+	}
+	for i := range s.Tenants {
+		t, ok := snap.Tenant(s.Tenants[i].Tenant)
+		if !ok {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(a.expireOf(t), outcomeName))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var out expireOutcome
+		if err == nil {
+			err = json.Unmarshal(b, &out)
+		}
+		if err != nil {
+			out.Error = err.Error()
+		}
+		s.Tenants[i].Expire = &out
+	}
+	return nil
+}
