@@ -49,6 +49,7 @@
 //	index.db   an index of its own, derived from the journal; can be deleted
 //	chain/     a journal of its own (package journal): policy, free, barrier (done) records
 //	chain-open its open segment
+//	outcome.json how the last run ended, for people (written by the command)
 //	removed.json of a removed tenant: nothing is left of it
 //
 // Trust: who can write here can have contents freed before their time; who can write the journal can not.
