@@ -57,7 +57,7 @@ func TestAnnounce(t *testing.T) {
 	if _, err := s.Dataset(bolt.ID); !os.IsNotExist(err) {
 		t.Errorf("a dataset was made to announce something: %v", err)
 	}
-	db := tenant.New(s.Dir, tenant.Options{Actor: "olga", Now: c.Now})
+	db := tenant.New(s.Dir, tenant.Options{Actor: "olga"})
 	small := int64(1 << 20)
 	_, err := db.ChangeTenant("acme", tenant.Change{QuotaBytes: &small})
 	ok(t, err)
@@ -65,7 +65,7 @@ func TestAnnounce(t *testing.T) {
 	versioned := appendonly.Versioned
 	_, err = db.Weaken("acme", tenant.Change{Mode: &versioned}, time.Nanosecond)
 	ok(t, err)
-	// The catalog's clock of this store is the system's: it has come by the time it is read.
+	// The catalog goes by the system's clock: it has come by the time it is read.
 	again("tenant set", "tenant set", "tenant set in force")
 	// The next change stores it and has a line about it, which is not announced s.
 	small++
