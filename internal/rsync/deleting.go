@@ -60,7 +60,8 @@ func (g *generator) deleteIn(i int, e *flist.Entry, p string) error {
 	return g.prune(i, e, p)
 }
 
-// deleteAll does it for all directories at once: before, or after everything else.
+// deleteAll does it for all directories at once: before, or after everything else (generator.c: do_delete_pass). What makes
+// way afterwards meets no rules of the directories that were gone through.
 func (g *generator) deleteAll() error {
 	for i := range g.list.Len() {
 		e := g.list.At(i)
@@ -71,6 +72,7 @@ func (g *generator) deleteAll() error {
 			return err
 		}
 	}
+	g.rules.LeaveAll()
 	return nil
 }
 
