@@ -156,7 +156,8 @@ func (a *app) snippet(w io.Writer, conf *Config, name, identity string) {
 	}
 	at := name + "@" + host
 	fmt.Fprintf(w, "\nthis server's key, for %s:\n  %s\n", knownFile, known)
-	fmt.Fprintf(w, "\nsftp:    sftp -P %s%s %s\n", port, ssh, at)
+	fmt.Fprintf(w, "\nrsync:   rsync -a -e \"ssh -p %s%s\" DIR/ %s:DIR/\n", port, ssh, at)
+	fmt.Fprintf(w, "sftp:    sftp -P %s%s %s\n", port, ssh, at)
 	fmt.Fprintf(w, "scp:     scp -P %s%s FILE %s:\n", port, ssh, at)
 	fmt.Fprintf(w, "rclone:  rclone copy DIR \":sftp,host=%s,port=%s,user=%s%s:DIR\"\n", host, port, name, rclone)
 	fmt.Fprintf(w, "restic:  restic -o sftp.command=\"ssh -p %s%s %s -s sftp\" -r sftp:%s:/restic init\n", port, ssh, at, at)
