@@ -70,13 +70,9 @@ const maxAbsent = 1024
 
 // Counts returns what the session did so far.
 func (f *FS) Counts() Counts {
-	f.v.mu.Lock()
-	wrote := f.introduced
-	f.v.mu.Unlock()
 	f.count.mu.Lock()
 	defer f.count.mu.Unlock()
 	n := f.count.n
-	n.Wrote = wrote
 	n.Failed.Files += int64(len(f.count.missing))
 	n.Denied, n.Under = maps.Clone(n.Denied), maps.Clone(n.Under)
 	return n
@@ -136,6 +132,12 @@ func (c *counting) retired(size int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.n.Retired = c.n.Retired.Plus(Work{1, size})
+}
+
+func (c *counting) wrote() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n.Wrote = true
 }
 
 func (c *counting) madeDir() {

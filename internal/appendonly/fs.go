@@ -172,6 +172,7 @@ func (f *FS) introduce() error {
 		return err
 	}
 	f.introduced = true
+	f.count.wrote()
 	return nil
 }
 
