@@ -10,10 +10,7 @@
 // A clock that was set back makes a push look as if it came from the future: its age is 0 then, never negative.
 package expect
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // State is a verdict in a word.
 type State string
@@ -78,14 +75,4 @@ func (s *Seen) Push(began, ended time.Time, files, bytes, fresh int64) {
 	if fresh > 0 {
 		s.Fresh = ended
 	}
-}
-
-func days(d time.Duration) string {
-	switch {
-	case d >= 48*time.Hour:
-		return fmt.Sprintf("%d days", d/(24*time.Hour))
-	case d >= 2*time.Hour:
-		return fmt.Sprintf("%d hours", d/time.Hour)
-	}
-	return fmt.Sprintf("%d minutes", d/time.Minute)
 }

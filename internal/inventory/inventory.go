@@ -30,6 +30,7 @@ type Tenant struct {
 	Removing  time.Time `json:"removing,omitzero"` // when it will be removed
 	Quota     Quota     `json:"quota"`
 
+	MaxAge   time.Duration    `json:"max_age_ns"`         // a restorable push is expected so often; 0: whenever
 	Verdict  expect.Verdict   `json:"verdict"`            // the worst of what follows
 	Verdicts []expect.Verdict `json:"verdicts,omitempty"` // one for each expectation
 	Forecast time.Time        `json:"full_on,omitzero"`   // the day on which it is full, as things go; zero: not known, or never
