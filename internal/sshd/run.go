@@ -32,7 +32,9 @@ type run struct {
 	io    *stream
 	close func(context.Context) error // of the FS; nil until it is open
 
+	left     atomic.Bool // abandon told the client, and whatever the session waits for goes on
 	finished sync.Once
+	told     sync.Once   // the client knows how it ended
 	returned atomic.Bool // the handler is done
 }
 
@@ -52,6 +54,16 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	s.stats.sessions.Add(1)
 	s.stats.total.Add(1)
 	defer s.stats.sessions.Add(-1)
+	unhook := context.AfterFunc(s.away, func() { r.abandon() })
+	defer func() {
+		if !unhook() && r.left.Load() {
+			s.stats.abandoned.Add(-1)
+		}
+	}()
+	if s.away.Err() != nil {
+		r.finish(ErrUnavailable)
+		return
+	}
 
 	ctx, cancel := context.WithCancel(k.conn.ctx)
 	defer cancel()
@@ -99,8 +111,8 @@ const quietTime = 2 * time.Second
 // close the channel. Closing the FS first makes sure that nothing happens afterwards.
 func (r *run) force(ctx context.Context) {
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errLost) || errors.Is(cause, errDead) {
-		return // reads and writes fail by themselves
+	if errors.Is(cause, errLost) || errors.Is(cause, errDead) || errors.Is(cause, errAbandoned) {
+		return // reads and writes fail by themselves; and what can hang is not begun once more
 	}
 	for !r.returned.Load() {
 		if r.srv.now()-r.io.conn.lastUse.Load() >= int64(quietTime) {
@@ -123,13 +135,7 @@ func (r *run) finish(err error) {
 				err = errors.Join(err, fmt.Errorf("close session: %w", berr))
 			}
 		}
-		r.sess.Finish()
-		if line != "" {
-			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
-		}
-		r.ch.CloseWrite()
-		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
-		r.ch.Close()
+		r.tell(code, line)
 		attrs := []slog.Attr{slog.String("key", r.key), slog.Duration("duration", time.Since(r.begun)),
 			slog.Int("refusals", r.sess.Refusals()), slog.Int("exit", code)}
 		if r.cert != "" {
@@ -139,6 +145,35 @@ func (r *run) finish(err error) {
 			attrs = append(attrs, slog.String("error", oneLine(err.Error())))
 		}
 		r.sess.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	})
+}
+
+// tell ends the channel, once.
+func (r *run) tell(code int, line string) {
+	r.told.Do(func() {
+		r.sess.Finish()
+		if line != "" {
+			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
+		}
+		r.ch.CloseWrite()
+		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
+		r.ch.Close()
+	})
+}
+
+// abandon ends the session for its client and waits for nothing: what it does may hang in the kernel. It may end in order at the same moment; then it
+// has told so itself, after its barrier.
+func (r *run) abandon() {
+	r.told.Do(func() {
+		r.left.Store(true)
+		r.srv.stats.abandoned.Add(1)
+		r.sess.Log.Error("session abandoned: storage does not answer", "key", r.key, "duration", time.Since(r.begun))
+		go func() { // which waits for a client that does not read, until its connection is cut
+			fmt.Fprintf(r.sess.Stderr, "vaultd: error: %v\r\n", errAbandoned)
+			r.ch.CloseWrite()
+			r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{exitTemporary}))
+			r.ch.Close()
+		}()
 	})
 }
 
@@ -157,6 +192,8 @@ func exitStatus(err error, id string) (code int, line string) {
 		return exit.Code, ""
 	case errors.As(err, &denied):
 		return 77, "refused: " + oneLine(denied.Error())
+	case errors.Is(err, ErrUnavailable):
+		return exitTemporary, "error: " + ErrUnavailable.Error()
 	case errors.Is(err, appendonly.ErrReadOnly):
 		return 1, "error: " + appendonly.ErrReadOnly.Error()
 	case errors.Is(err, io.ErrUnexpectedEOF):
