@@ -111,7 +111,7 @@ type poolNews struct {
 const newsEvery = 5 * time.Second
 
 // passNews gives a server that is to start a connection of its own for news of the pool: the other verbs may wait for a pool that hangs.
-func (s *supervisor) passNews(ctx context.Context, cmd *exec.Cmd) (stop func(), err error) {
+func (s *supervisor) passNews(cmd *exec.Cmd) (stop func(), err error) {
 	if s.care == nil {
 		return func() {}, nil
 	}
@@ -120,17 +120,17 @@ func (s *supervisor) passNews(ctx context.Context, cmd *exec.Cmd) (stop func(), 
 		return nil, err
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, there)
-	go supervise.Serve(here, s.poolVerbs(ctx))
+	go supervise.Serve(here, s.poolVerbs())
 	return func() { here.Close(); there.Close() }, nil
 }
 
-func (s *supervisor) poolVerbs(ctx context.Context) map[string]supervise.Verb {
+func (s *supervisor) poolVerbs() map[string]supervise.Verb {
 	return map[string]supervise.Verb{"pool": func(args json.RawMessage) (any, error) {
 		var seq uint64
 		if err := json.Unmarshal(args, &seq); err != nil {
 			return nil, err
 		}
-		ctx, cancel := context.WithTimeout(ctx, newsEvery)
+		ctx, cancel := context.WithTimeout(context.Background(), newsEvery)
 		defer cancel()
 		r := s.care.Wait(ctx, seq)
 		return poolNews{r.Seq, r}, nil

@@ -228,12 +228,12 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 			return errors.Join(e, err)
 		default:
 		}
-		if ctx.Err() != nil || !s.wasReady.Load() {
-			return err
-		}
-		if leave {
+		if leave && ctx.Err() == nil {
 			pause = 0
 			continue
+		}
+		if ctx.Err() != nil || !s.wasReady.Load() {
+			return err
 		}
 		if time.Since(begin) > longLived {
 			pause = 0
@@ -286,7 +286,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
 	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
 	listeners := len(cmd.ExtraFiles) - (supervise.FDListen - supervise.FDControl)
-	stopNews, err := s.passNews(ctx, cmd)
+	stopNews, err := s.passNews(cmd)
 	if err != nil {
 		return false, errors.Join(err, there.Close())
 	}

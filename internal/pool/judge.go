@@ -192,7 +192,7 @@ func (j *Judge) room(r *Reading, found map[State]words) {
 		return
 	}
 	_, was = j.began[NearlyFull]
-	if c := r.Capacity(); c >= nearly || was && c >= notNearly {
+	if c := r.full(); c >= nearly || was && c >= notNearly {
 		found[NearlyFull] = words{fmt.Sprintf("%.0f %% are used, %s available; new data is refused at %s", c, bytes(r.Available), bytes(j.reserve())), do}
 	}
 }

@@ -114,6 +114,14 @@ func (r *Reading) Capacity() float64 {
 	return 100 * float64(r.Allocated) / float64(r.Size)
 }
 
+// full is how full it is for the store, per cent: reservations of other datasets and a quota of the root's count, too.
+func (r *Reading) full() float64 {
+	if r.Usable == 0 {
+		return r.Capacity()
+	}
+	return max(r.Capacity(), 100-100*float64(r.Available)/float64(r.Usable))
+}
+
 // Problem is one thing that is the matter, in words.
 type Problem struct {
 	State State     `json:"state"`
