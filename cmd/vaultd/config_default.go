@@ -64,6 +64,16 @@ segment_interval = "5m"
 # Datasets that are made ahead for tenants that come while the server runs. When few are left it starts again by itself, once no session is open.
 spare_slots = 64
 
+# A store on ZFS: tenants are datasets below this one, which is mounted at the store's tenants/. "": tenants are directories.
+[zfs]
+dataset = ""
+# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
+reserve = "5%"
+# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
+scrub = "@monthly"
+# How often the pool is looked at.
+poll = "10s"
+
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
 interval = "1h"

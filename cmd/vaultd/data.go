@@ -251,6 +251,11 @@ func (a *app) statusCommand() *cobra.Command {
 			if out.Server != nil && !out.Server.Confinement.Physical && verdict != out.Server.Confinement.Summary() {
 				fmt.Fprintf(w, "warning: %s\n", out.Server.Confinement.Summary())
 			}
+			if out.Pool != nil && out.Pool.Level > 0 {
+				for _, p := range out.Pool.Problems {
+					fmt.Fprintf(w, "pool %s: %s since %s: %s\n  -> %s\n", out.Pool.Pool, p.State, stamp(p.Since), p.Words, p.Do)
+				}
+			}
 			var rows [][]string
 			for _, u := range out.Tenants {
 				state := "ok"
@@ -294,6 +299,8 @@ func judge(s statusReply) (int, string) {
 		}
 	}
 	switch {
+	case s.Pool != nil && s.Pool.Level == 2:
+		return 2, s.Pool.Summary()
 	case readOnly > 0:
 		return 2, fmt.Sprintf("%d of %d tenants take no backups: their storage failed", readOnly, len(s.Tenants))
 	case s.Server == nil:
@@ -302,6 +309,8 @@ func judge(s statusReply) (int, string) {
 		return 1, s.Server.Confinement.Summary()
 	case s.Server.Config != nil && !s.Server.Config.OK:
 		return 1, fmt.Sprintf("serving %d tenants, and the last reload of the configuration, at %s, failed: vaultd check", len(s.Tenants), stamp(s.Server.Config.Tried))
+	case s.Pool != nil && s.Pool.Level == 1:
+		return 1, s.Pool.Summary()
 	case full > 0:
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
 	case stuck > 0:

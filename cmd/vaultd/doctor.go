@@ -86,6 +86,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.server(ctx)
 	d.kernel()
 	d.clock()
+	d.pool(ctx)
 	d.disk()
 	d.owners()
 	d.tenants()

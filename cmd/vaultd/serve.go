@@ -197,7 +197,14 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, h.storeConfig(conf.storeConfig(log), log))
+	sc, err := a.onZFS(conf.storeConfig(log), conf)
+	if err != nil {
+		return err
+	}
+	if h.pool != nil {
+		h.pool.log = log
+	}
+	st, err := store.Open(a.dir, h.storeConfig(sc, log))
 	if err != nil {
 		return err
 	}
@@ -244,11 +251,18 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
 				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
 		}, door: door, live: live}
+	if h.pool != nil {
+		ops.pool = h.pool.report
+	}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	replace := h.replacement(door, console, end)
+	h.pool.bound(console)
+	replace := h.replacement(door, console, func() bool { return h.pool.renew(st) }, end)
+	if h.pool != nil {
+		go h.pool.run(ctx, st, door.Abandon)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })

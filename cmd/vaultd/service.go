@@ -14,6 +14,7 @@ import (
 	"vaultd/internal/archive"
 	"vaultd/internal/confine"
 	"vaultd/internal/journal"
+	"vaultd/internal/pool"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -27,14 +28,16 @@ type operations struct {
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
 	server func() serverStatus                   // nil without a server
 	reload func() error
-	door   *sshd.Server // nil without a server
-	live   *liveConfig  // nil without a server
+	door   *sshd.Server        // nil without a server
+	live   *liveConfig         // nil without a server
+	pool   func() *pool.Report // nil without a server, and where the store is not on ZFS
 }
 
 func (o *operations) calls() map[string]admin.Call {
 	return map[string]admin.Call{
 		"reload":          admin.Handle(o.reloadCall),
 		"status":          admin.Handle(o.status),
+		"pool":            admin.Handle(o.poolReport),
 		"used":            admin.Handle(func(context.Context, struct{}) (map[string]tenant.Use, error) { return o.used() }),
 		"snapshot.list":   admin.Handle(o.snapshots),
 		"snapshot.create": admin.Handle(o.takeSnapshot),
@@ -346,6 +349,7 @@ type statusReply struct {
 	Server  *serverStatus `json:"server,omitempty"` // absent when none runs
 	Tenants []usageReply  `json:"tenants"`
 	Dir     string        `json:"dir"`
+	Pool    *pool.Report  `json:"pool,omitempty"` // absent when no server runs, and where the store is not on ZFS
 }
 
 func (o *operations) status(ctx context.Context, _ struct{}) (statusReply, error) {
@@ -353,6 +357,9 @@ func (o *operations) status(ctx context.Context, _ struct{}) (statusReply, error
 	if o.server != nil {
 		s := o.server()
 		out.Server = &s
+	}
+	if o.pool != nil {
+		out.Pool = o.pool()
 	}
 	for _, t := range o.st.Tenants().Tenants() {
 		u, err := o.usage(ctx, tenantRef{t.Name})
@@ -428,7 +435,11 @@ func (a *app) local(f func(*operations) error) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, conf.storeConfig(newLogger(a.stderr, "text", "warn")))
+	sc, err := a.onZFS(conf.storeConfig(newLogger(a.stderr, "text", "warn")), conf)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, sc)
 	if err != nil {
 		return err
 	}
