@@ -89,10 +89,21 @@ func (a *app) shares(conf *Config) ([]owned, error) {
 			list = append(list, owned{at(k), serve, serve, 0o600, false})
 		}
 	}
-	if _, err := os.Lstat(at("run")); errors.Is(err, fs.ErrNotExist) { // a link to below /run, where the package made one
-		list = append(list, owned{at("run"), serve, serve, fs.ModeDir | 0o750, true})
+	return append(list, socketDir(at("run"), serve)...), nil
+}
+
+// socketDir is the directory of the commands' socket: a link to below /run, where the package made one, or a directory, whose group and modes say
+// who besides the server may give commands (package admin).
+func socketDir(path string, serve account) []owned {
+	o := owned{path, serve, serve, fs.ModeDir | 0o750, true}
+	i, err := os.Lstat(path)
+	if err == nil && !i.IsDir() {
+		return nil
 	}
-	return list, nil
+	if err == nil {
+		o.group, o.mode = account{gid: int(i.Sys().(*syscall.Stat_t).Gid)}, i.Mode()&^0o026
+	}
+	return []owned{o}
 }
 
 // share gives each user its part of the store; root makes it so, where it is not.
@@ -133,7 +144,7 @@ func (a *app) give(o owned) error {
 	if err := os.Chown(o.path, o.user.uid, o.group.gid); err != nil {
 		return err
 	}
-	return os.Chmod(o.path, o.mode.Perm())
+	return os.Chmod(o.path, o.mode&(fs.ModePerm|fs.ModeSetgid))
 }
 
 func (o owned) create() error {
