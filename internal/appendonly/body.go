@@ -67,8 +67,14 @@ type bodies struct {
 
 	mu     sync.Mutex // guards what follows and the fields of each; held while one is opened
 	open   map[string]*heldBody
-	failed map[string]time.Time // when a body could not be opened, and what is missing was told
+	failed map[string]failure
 	closed bool
+}
+
+// failure is that a body could not be opened, or is missing where there should be one: it was told, and what failed is not tried again for a while.
+type failure struct {
+	at      time.Time
+	missing bool
 }
 
 // heldBody is an open body.
@@ -81,13 +87,13 @@ type heldBody struct {
 }
 
 func newBodies() *bodies {
-	return &bodies{rate: rate.NewLimiter(rate.Every(bodyEvery), bodyBurst), open: map[string]*heldBody{}, failed: map[string]time.Time{}}
+	return &bodies{rate: rate.NewLimiter(rate.Every(bodyEvery), bodyBurst), open: map[string]*heldBody{}, failed: map[string]failure{}}
 }
 
 // holdBody returns the body of a snapshot, or nil: it has none, or none that can be read now, which is logged. The index shows the same instant
 // then. release must follow.
 func (v *Vault) holdBody(s journal.Snapshot) *heldBody {
-	h, err := v.findBody(s)
+	h, err := v.findBody(s, false)
 	if err == nil {
 		return h
 	}
@@ -95,20 +101,21 @@ func (v *Vault) holdBody(s journal.Snapshot) *heldBody {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := v.cfg.Now()
-	if t, told := b.failed[s.Name]; told && now.Sub(t).Abs() < bodyRetry {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if f, told := b.failed[s.Name]; told && f.missing == missing && now.Sub(f.at).Abs() < bodyRetry {
 		return nil
 	}
 	level := slog.LevelWarn
 	switch {
-	case errors.Is(err, ErrNoBodies), errors.Is(err, fs.ErrNotExist) && s.Kind == "push":
+	case errors.Is(err, ErrNoBodies), missing && s.Kind == "push":
 		return nil // it never had one
-	case errors.Is(err, fs.ErrNotExist):
+	case missing:
 		level = slog.LevelInfo
 	}
 	if len(b.failed) >= maxBodyLog {
 		clear(b.failed)
 	}
-	b.failed[s.Name] = now
+	b.failed[s.Name] = failure{now, missing}
 	v.cfg.Log.Log(v.ctx, level, "snapshot is shown from the index and not from its body", "snapshot", s.Name, "error", err.Error())
 	return nil
 }
@@ -116,8 +123,8 @@ func (v *Vault) holdBody(s journal.Snapshot) *heldBody {
 // errBodyFailed is what findBody says of a body that could not be opened a moment ago.
 var errBodyFailed = errors.New("it could not be opened a moment ago")
 
-// findBody returns an open body of s.
-func (v *Vault) findBody(s journal.Snapshot) (*heldBody, error) {
+// findBody returns an open body of s. The operator is not bounded in how many are opened.
+func (v *Vault) findBody(s journal.Snapshot, operator bool) (*heldBody, error) {
 	if v.cfg.Bodies == nil {
 		return nil, ErrNoBodies
 	}
@@ -136,10 +143,16 @@ func (v *Vault) findBody(s journal.Snapshot) (*heldBody, error) {
 		}
 		b.drop(h)
 	}
-	if t, failed := b.failed[s.Name]; failed && now.Sub(t).Abs() < bodyRetry {
+	if f := b.failed[s.Name]; !f.at.IsZero() && !f.missing && !operator && now.Sub(f.at).Abs() < bodyRetry {
 		return nil, errBodyFailed
 	}
+	if !operator && b.rate.Tokens() < 1 {
+		return nil, errors.New("too many snapshots are opened")
+	}
 	body, err := v.openBody(s)
+	if !errors.Is(err, ErrNoBodies) && !errors.Is(err, fs.ErrNotExist) { // what is not there costs nothing
+		b.rate.Allow()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -159,9 +172,6 @@ func (v *Vault) findBody(s journal.Snapshot) (*heldBody, error) {
 
 // openBody opens the body of s, if it is that of this instant: a name of a snapshot may be used again after its end.
 func (v *Vault) openBody(s journal.Snapshot) (Body, error) {
-	if !v.bodies.rate.Allow() {
-		return nil, errors.New("too many snapshots are opened")
-	}
 	body, err := v.cfg.Bodies.OpenBody(s.Name)
 	if err != nil {
 		return nil, err
@@ -215,7 +225,7 @@ func (v *Vault) closeBodies(all bool) {
 			b.drop(h)
 		}
 	}
-	maps.DeleteFunc(b.failed, func(_ string, t time.Time) bool { return now.Sub(t).Abs() >= bodyRetry })
+	maps.DeleteFunc(b.failed, func(_ string, f failure) bool { return now.Sub(f.at).Abs() >= bodyRetry })
 }
 
 // bodyEntry is what raw is for a reader. Names, kinds, bytes and targets are the disk's; e, what the index has under the name at that

@@ -78,17 +78,25 @@ func openBody(fd int, noOpenat2 bool) (_ appendonly.Body, err error) {
 		}
 	}()
 	if err := v.checkFormat(); err != nil {
-		return nil, err
+		return nil, notMissing(err)
 	}
 	for _, sub := range []struct {
 		name string
 		fd   *int
 	}{{"store", &v.store}, {"files", &v.files}, {"staging", &v.staging}, {"journal", &v.journal}} {
 		if *sub.fd, err = openat(v.dir, sub.name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
-			return nil, err
+			return nil, notMissing(err)
 		}
 	}
 	return &Body{v}, nil
+}
+
+// notMissing keeps a part that is missing from being taken for a body that is.
+func notMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("it is no volume")
+	}
+	return err
 }
 
 // Close closes the body's descriptors.
