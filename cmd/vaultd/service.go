@@ -68,6 +68,8 @@ func (o *operations) streams() map[string]admin.Stream {
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 		"incident.full":  admin.HandleStream(o.incidentFull),
+
+		"snapshot.verify": admin.HandleStream(o.compareSnapshots),
 	}
 }
 

@@ -459,7 +459,7 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
 	q := quota.New(vol, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
-	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
+	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), Bodies: vol, IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
 	if err != nil {
