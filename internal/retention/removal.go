@@ -152,6 +152,9 @@ func (x *Expire) bequeath(ctx context.Context, p *Plan, rep *Report) error {
 	if past || rep.Refused > 0 {
 		return nil
 	}
+	if bare, err := x.bare(ctx, rep); err != nil || !bare {
+		return err
+	}
 	x.cfg.Step("release")
 	if err := x.cfg.Dataset.Release(ctx); err != nil {
 		return fmt.Errorf("have the server let go of the dataset: %w", err)
