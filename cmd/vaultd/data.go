@@ -265,6 +265,8 @@ func (a *app) statusCommand() *cobra.Command {
 					state = "nearly full"
 				} else if e := u.Expire; e != nil && e.Error != "" {
 					state = "nothing more is freed: " + e.Error
+				} else if e != nil && e.Strange != "" {
+					state = "look: " + e.Strange
 				} else if e != nil && e.Paused != "" {
 					state = "expire is paused by " + e.Paused
 				}
@@ -287,7 +289,7 @@ func nearlyFull(u usageReply) bool { return u.Limit > 0 && u.Used*10 >= u.Limit*
 
 // judge says in one sentence how things are: 0 well, 1 a warning, 2 critical.
 func judge(s statusReply) (int, string) {
-	readOnly, full, stuck := 0, 0, 0
+	readOnly, full, stuck, strange := 0, 0, 0, 0
 	for _, u := range s.Tenants {
 		switch {
 		case u.ReadOnly != "":
@@ -296,6 +298,8 @@ func judge(s statusReply) (int, string) {
 			full++
 		case u.Expire != nil && u.Expire.Error != "":
 			stuck++
+		case u.Expire != nil && u.Expire.Strange != "":
+			strange++
 		}
 	}
 	switch {
@@ -315,6 +319,8 @@ func judge(s statusReply) (int, string) {
 		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
 	case stuck > 0:
 		return 1, fmt.Sprintf("of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, len(s.Tenants))
+	case strange > 0:
+		return 1, fmt.Sprintf("%d of %d tenants have snapshots on ZFS that nobody knows: see below, and vaultd expire --dry-run", strange, len(s.Tenants))
 	}
 	text := fmt.Sprintf("serving %d tenants on %v, %d sessions", len(s.Tenants), s.Server.Listen, s.Server.Sessions)
 	if n := s.Server.Failures["rate_limited"]; n > 0 || s.Server.Bans > 0 {
