@@ -77,8 +77,8 @@ func mounted(root, dir, id string) error {
 	return &store.UnavailableError{Why: fmt.Sprintf("dataset %s/%s is not mounted", root, id)}
 }
 
-// onZFS completes what a store on ZFS is opened with.
-func (a *app) onZFS(c store.Config, conf *Config) (store.Config, error) {
+// overZFS completes what a store on ZFS is opened with.
+func (a *app) overZFS(c store.Config, conf *Config) (store.Config, error) {
 	if conf.ZFS.Dataset == "" {
 		return c, nil
 	}

@@ -208,7 +208,7 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	sc, err := a.onZFS(conf.storeConfig(log), conf)
+	sc, err := a.overZFS(conf.storeConfig(log), conf)
 	if err != nil {
 		return err
 	}

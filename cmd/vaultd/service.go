@@ -452,7 +452,7 @@ func (a *app) local(f func(*operations) error) error {
 	if err != nil {
 		return err
 	}
-	sc, err := a.onZFS(conf.storeConfig(newLogger(a.stderr, "text", "warn")), conf)
+	sc, err := a.overZFS(conf.storeConfig(newLogger(a.stderr, "text", "warn")), conf)
 	if err != nil {
 		return err
 	}
