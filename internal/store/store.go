@@ -119,6 +119,8 @@ type Store struct {
 
 	announcing sync.Mutex // one Announce at a time
 
+	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
+
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
 }
@@ -433,7 +435,11 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		bytes, files := vault.Totals()
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
-	q := quota.New(vol, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
+	var wrapped appendonly.Volume = vol
+	if s.wrap != nil {
+		wrapped = s.wrap(vol)
+	}
+	q := quota.New(wrapped, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
 	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
