@@ -133,7 +133,7 @@ func (s *poolServer) whole(work string, files ...string) {
 // A pool whose device stops taking writes, under a push by sftp and one by rsync: both end, with words; who comes is told; commands do not
 // hang; and when the device is well again so is the server, by itself, with all that was acknowledged.
 func TestServerPoolSuspended(t *testing.T) {
-	sh(t, "mkdir -p /run/full; mount -t tmpfs -o size=60M full /run/full; truncate -s 256M /run/full/disk; zpool create one /run/full/disk")
+	sh(t, "mkdir -p /run/full; mount -t tmpfs -o size=40M full /run/full; truncate -s 256M /run/full/disk; zpool create one /run/full/disk")
 	s := newPoolServer(t, "one/v", `scrub = ""`)
 	mended := false
 	mend := func() {
@@ -147,8 +147,8 @@ func TestServerPoolSuspended(t *testing.T) {
 	})
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
-	must(t, os.WriteFile(work+"/two", noise("two", 60<<20), 0o644))
-	must(t, os.WriteFile(work+"/three", noise("three", 60<<20), 0o644))
+	must(t, os.WriteFile(work+"/two", noise("two", 30<<20), 0o644))
+	must(t, os.WriteFile(work+"/three", noise("three", 30<<20), 0o644))
 	s.serve()
 	runs(t, s.sftp("put "+work+"/one one"))
 	s.is("ok", 0)
