@@ -115,6 +115,9 @@ type StoreConfig struct {
 	// SpareSlots is how many datasets are made ahead for tenants that come while a confined server runs. When few are left it starts again by
 	// itself, as soon as no session is open. Default 64; more for who adds many tenants to a server that is never idle.
 	SpareSlots int `toml:"spare_slots"`
+	// User is the user that serves, where that is not the one that runs the operator's commands: `vaultd init`, as root, gives it the tenants' data
+	// and the server's own state, and what says who may do what stays root's. Default "", one user for everything. Trusted.
+	User string `toml:"user"`
 }
 
 // ExpireConfig is the [expire] section: the process that frees what retention lets go of.
@@ -124,6 +127,9 @@ type ExpireConfig struct {
 	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less,
 	// and removals, wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
 	CoolDown Duration `toml:"cool_down"`
+	// User is the user of an expire process of its own (vaultd-expire.service), to which `vaultd init`, as root, gives expire/. Default "": the
+	// supervisor starts it beside the server, as its own user. Trusted: a server's user that may write expire/ can have contents freed.
+	User string `toml:"user"`
 }
 
 // VerifyConfig is the [verify] section: reading what is stored again, beside everything else.

@@ -64,7 +64,7 @@ func (a *app) confinedCommand() *cobra.Command {
 // ownsStore refuses to confine root on somebody else's store: without capabilities it is an ordinary user that may not even read it.
 func ownsStore(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if err := unix.Stat(filepath.Join(dir, confine.TenantsDir), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if os.Geteuid() == 0 && st.Uid != 0 {
@@ -169,7 +169,7 @@ func (h *handover) inherit() error {
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
 	var err error
-	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock")); err != nil {
+	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock"), h.Group); err != nil {
 		return err
 	}
 	for i := range h.Listeners {

@@ -244,6 +244,11 @@ func (r *expireReply) show(p *retention.Plan) {
 
 // all does it for every tenant, or the one that is named. A tenant that fails does not stop the others.
 func (x *expirer) all(ctx context.Context, names []string, dry, list bool, each func(expireReply, error)) error {
+	if !dry {
+		if err := x.a.journals(); err != nil {
+			return err
+		}
+	}
 	snap, err := x.a.catalog().Snapshot()
 	if err != nil {
 		return err
@@ -274,6 +279,9 @@ func (a *app) expireCommand() *cobra.Command {
 	c := &cobra.Command{Use: "expire [TENANT]", Short: "Free what retention lets go of", Args: cobra.MaximumNArgs(1),
 		Long: "Frees what a tenant's schedule (--keep) and lock do not keep any more. The server runs it every hour by itself. With --dry-run nothing is freed: it says what would go now, and what the lock keeps until when.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if done, err := a.asExpire(cmd.Context()); done || err != nil {
+				return err
+			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
@@ -402,8 +410,8 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 // keepExpiring runs the expire process beside a server until ctx is cancelled, and starts it again when it dies. It dies with the
 // supervisor, even with one that is killed.
 func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) error {
-	if conf.Expire.Interval.Duration == 0 {
-		return nil
+	if conf.Expire.Interval.Duration == 0 || conf.Expire.User != "" {
+		return nil // or it is a service of its own
 	}
 	args := []string{"expire", "--loop", "--dir", a.dir}
 	if a.config != "" {

@@ -92,21 +92,32 @@ func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 }
 
 func (a *app) initCommand() *cobra.Command {
-	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		if a.dryRun {
-			fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+	var idle bool
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs,
+		Long: "Makes what is missing of a store, and with store.user in the configuration gives each user its part of it: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			start := !idle && a.startable()
+			if a.dryRun {
+				return a.planInit(a.stdout, conf, start)
+			}
+			if err := a.initStore(conf); err != nil {
+				return err
+			}
+			next := a.self("serve")
+			if start {
+				if err := a.startUnit(cmd.Context()); err != nil {
+					return err
+				}
+				next = a.self("status")
+			}
+			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
 			return nil
-		}
-		conf, err := a.loadConfig()
-		if err != nil {
-			return err
-		}
-		if err := a.initStore(conf); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
-		return nil
-	}}
+		}}
+	c.Flags().BoolVar(&idle, "no-start", false, "leave the installed server as it is")
 	a.dryRunFlag(c)
 	return c
 }
@@ -124,7 +135,7 @@ func (a *app) initStore(conf *Config) error {
 			return fmt.Errorf("make host key: %w", err)
 		}
 	}
-	return nil
+	return a.share(conf)
 }
 
 // makeHostKey writes a new ed25519 key and its public half; an existing one is fs.ErrExist.
@@ -285,13 +296,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	var activated bool
+	c := &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
 			return err
 		}
-		return a.checkSurroundings(conf)
+		return a.checkSurroundings(conf, activated)
 	}}
+	c.Flags().BoolVar(&activated, "activated", false, "the service manager has the addresses already (vaultd.socket): do not try them")
+	return c
 }
 
 func (a *app) configCommand() *cobra.Command {

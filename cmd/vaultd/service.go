@@ -383,6 +383,9 @@ func (a *app) call(ctx context.Context, name string, in, out any) error {
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error { return c.Call(ctx, name, in, out) })
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -413,6 +416,15 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error {
+			body, err := c.Stream(ctx, name, in)
+			if err != nil {
+				return err
+			}
+			return errors.Join(read(body), body.Close())
+		})
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -433,6 +445,9 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 
 // local opens the store without a server.
 func (a *app) local(f func(*operations) error) error {
+	if err := a.mayOpen(); err != nil {
+		return err
+	}
 	conf, err := a.loadConfig()
 	if err != nil {
 		return err

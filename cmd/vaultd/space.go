@@ -40,7 +40,12 @@ func (a *app) spaceCommand() *cobra.Command {
 	var changes []string
 	c := &cobra.Command{Use: "space TENANT [--if CHANGE]...", Short: "What holds a tenant's space, and what each change of rules would free", Args: cobra.ExactArgs(1),
 		Long: "Lists what holds a tenant's space, by all the reasons that hold it, and what would be freed if one rule went. With --if it says what all of these together would free: keep=SCHEDULE (as tenant set --keep), lock=DURATION, release=SNAPSHOT. Nothing is changed. What a change frees goes when the cool-down after it is over; a lock that is shorter than the longest there ever was can be tried out here and not be set.",
-		RunE: func(cmd *cobra.Command, args []string) error { return a.space(cmd, args[0], changes) }}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if done, err := a.asExpire(cmd.Context()); done || err != nil {
+				return err
+			}
+			return a.space(cmd, args[0], changes)
+		}}
 	c.Flags().StringArrayVar(&changes, "if", nil, "a change to try out: keep=SCHEDULE, lock=DURATION, release=SNAPSHOT")
 	a.jsonFlag(c)
 	return c

@@ -97,6 +97,7 @@ func (s *supervisor) reloaded() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	next.Expire.User = s.conf.Expire.User // waits for a restart
 	if next.Expire != s.conf.Expire || next.Log != s.conf.Log {
 		s.conf.Expire, s.conf.Log = next.Expire, next.Log
 		s.expire.again()
@@ -262,6 +263,7 @@ type begun struct {
 	Spares    int           `json:"spares"`
 	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
 	Pool      bool          `json:"pool"`  // news of it come over one more descriptor, behind the listeners'
+	Group     int           `json:"group"` // that may give commands; admin.NoGroup: none
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
@@ -403,10 +405,11 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
+	group := s.admin.Group()
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3}, nil
+				Alive: every / 3, Group: group}, nil
 		},
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)

@@ -118,6 +118,7 @@ type Store struct {
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
 	announcing sync.Mutex // one Announce at a time
+	lapsed     sync.Map   // ids of tenants that were above their soft limit for too long
 
 	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
@@ -303,7 +304,7 @@ func (s *Store) Reload() error {
 		sl.mu.Lock()
 		if sl.vault != nil {
 			sl.vault.SetPolicy(t.Core())
-			sl.quota.SetLimits(limitsOf(t))
+			sl.quota.SetLimits(s.limitsOf(t))
 		}
 		sl.mu.Unlock()
 	}
@@ -344,8 +345,32 @@ const (
 	reserve = 64 << 20
 )
 
-func limitsOf(t tenant.Tenant) quota.Limits {
-	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve}
+func (s *Store) limitsOf(t tenant.Tenant) quota.Limits {
+	_, lapsed := s.lapsed.Load(t.ID)
+	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve, Soft: t.Quota.SoftBytes, Lapsed: lapsed}
+}
+
+// SetLapsed says whether a tenant has been above its soft limit for longer than its grace: from now on, until the opposite is said, that
+// counts as a hard one.
+func (s *Store) SetLapsed(id string, lapsed bool) {
+	if _, was := s.lapsed.Load(id); was == lapsed {
+		return
+	}
+	if lapsed {
+		s.lapsed.Store(id, struct{}{})
+	} else {
+		s.lapsed.Delete(id)
+	}
+	t, ok := s.Tenants().TenantByID(id)
+	if !ok {
+		return
+	}
+	sl := s.slot(id)
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.quota != nil {
+		sl.quota.SetLimits(s.limitsOf(t))
+	}
 }
 
 // With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
@@ -439,7 +464,7 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if s.wrap != nil {
 		wrapped = s.wrap(vol)
 	}
-	q := quota.New(wrapped, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
+	q := quota.New(wrapped, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
 	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
