@@ -89,7 +89,7 @@ func (a *app) onZFS(c store.Config, conf *Config) (store.Config, error) {
 	if real, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
 		dir = filepath.Join(real, filepath.Base(dir))
 	}
-	c.Available = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
+	c.Mounted = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
 	// Of the root dataset: a tenant's own has a quota, which says nothing of the others.
 	c.Space = func() (appendonly.Space, error) {
 		var st unix.Statfs_t

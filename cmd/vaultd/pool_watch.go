@@ -90,12 +90,11 @@ func (w *poolWatch) guard(c store.Config) store.Config {
 	if w == nil {
 		return c
 	}
-	mounted := c.Available
 	c.Available = func(id string) error {
 		if w.isOut() {
 			return &store.UnavailableError{Why: w.last.Load().Summary()}
 		}
-		return mounted(id)
+		return nil
 	}
 	return c
 }

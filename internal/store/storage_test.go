@@ -156,3 +156,20 @@ func TestReserve(t *testing.T) {
 	s.SetReserve(1 << 20)
 	ok(t, try("d"))
 }
+
+// A dataset that is not mounted is not looked for, and none is made in its place.
+func TestNotMounted(t *testing.T) {
+	asked := 0
+	s := testStore(t, store.Config{Mounted: func(string) error { asked++; return &store.UnavailableError{Why: "not mounted"} }}, "acme")
+	id, ctx := find(t, s, "acme").ID, t.Context()
+	var x *store.UnavailableError
+	if err := s.With(ctx, id, func(*appendonly.Vault) error { return nil }); !errors.As(err, &x) {
+		t.Errorf("With: %v", err)
+	}
+	if _, err := s.RebuildIndex(ctx, id); !errors.As(err, &x) || asked != 2 {
+		t.Errorf("RebuildIndex: %v, asked %d times", err, asked)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir, "tenants", id)); err == nil {
+		t.Error("a dataset was made")
+	}
+}

@@ -25,6 +25,12 @@ func newPoolServer(t *testing.T, root, zfsConfig string) *poolServer {
 	dir := filepath.Join("/var/tmp", strings.ReplaceAll(t.Name(), "/", "-"))
 	s := &poolServer{server: newServer(t, dir, dir+"-alice"), root: root}
 	t.Cleanup(func() { os.RemoveAll(dir + "-alice"); os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if s.cmd != nil { // else a test that failed leaves it there
+			s.cmd.Process.Kill()
+			s.cmd.Wait()
+		}
+	})
 	var show struct {
 		Data struct{ ID string }
 	}
@@ -200,7 +206,7 @@ func poolSuspended(t *testing.T, failmode string) {
 // The reserve is reached before the pool is full: uploads are refused with words, reading goes on, and with room again so do uploads.
 func TestServerPoolFull(t *testing.T) {
 	sh(t, "truncate -s 1G /var/tmp/small; zpool create small /var/tmp/small")
-	defer sh(t, "zpool destroy small; rm /var/tmp/small")
+	t.Cleanup(func() { sh(t, "zpool destroy small; rm /var/tmp/small") })
 	s := newPoolServer(t, "small/v", "scrub = \"\"\nreserve = \"10%\"")
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
@@ -228,8 +234,9 @@ func TestServerPoolFull(t *testing.T) {
 
 // A refquota that ZFS reaches first is a quota in clients' words.
 func TestServerRefquota(t *testing.T) {
-	s := newPoolServer(t, *pool+"/refquota", `scrub = ""`)
-	defer clean(t, s.root)
+	root := *pool + "/refquota"
+	t.Cleanup(func() { clean(t, root) })
+	s := newPoolServer(t, root, `scrub = ""`)
 	sh(t, "zfs set refquota=16M %s/%s", s.root, s.id)
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/big", noise("big", 40<<20), 0o644))
@@ -276,7 +283,7 @@ func TestServerPoolDegraded(t *testing.T) {
 // the server is well by itself.
 func TestServerPoolExported(t *testing.T) {
 	sh(t, "truncate -s 256M /var/tmp/small; zpool create small /var/tmp/small")
-	defer sh(t, "zpool destroy small; rm /var/tmp/small")
+	t.Cleanup(func() { sh(t, "zpool destroy small; rm /var/tmp/small") })
 	s := newPoolServer(t, "small/v", `scrub = ""`)
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
