@@ -339,6 +339,8 @@ type serverStatus struct {
 	Version  string    `json:"version"`
 	Waiting  int       `json:"waiting"` // connections that have not logged in
 	Bans     int       `json:"bans"`    // addresses
+	// Abandoned are sessions that were ended for their clients and still wait for storage that does not answer.
+	Abandoned int64 `json:"abandoned"`
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
 	Config   *configStatus    `json:"config"`
