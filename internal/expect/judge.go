@@ -15,6 +15,9 @@ func Judge(r Rule, created time.Time, seen Seen, now time.Time) Verdict {
 	last := seen.Restorable
 	if last.IsZero() {
 		v.State, last = Never, created
+		if r.Since.After(created) {
+			last = r.Since
+		}
 	}
 	if r.MaxAge > 0 {
 		v.Due = r.Window.closing(last.Add(r.MaxAge))
@@ -34,7 +37,7 @@ func Judge(r Rule, created time.Time, seen Seen, now time.Time) Verdict {
 	}
 	fresh := seen.Fresh
 	if fresh.IsZero() {
-		fresh = created
+		fresh = last
 	}
 	if r.Changes > 0 && now.Sub(fresh) > r.Changes {
 		v.State, v.Level, v.Since = Unchanged, Warning, fresh.Add(r.Changes)
