@@ -232,9 +232,10 @@ func TestBodiesOutput(t *testing.T) {
 	if z.names() != "vaultd-forged vaultd-last" {
 		t.Errorf("left: %s", z.names())
 	}
-	st := statusReply{Tenants: []usageReply{{Tenant: "acme"}}, Server: &serverStatus{}}
+	st := statusReply{Tenants: []tenantStatus{{usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
 	must(t, e.a.expireOutcomes(&st))
-	if code, words := judge(st); code != 1 || !strings.Contains(words, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {
-		t.Errorf("%d %s %+v", code, words, st.Tenants[0].Expire)
+	st.judge()
+	if v := st.Verdict; v.Exit != 1 || !strings.Contains(v.Text, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {
+		t.Errorf("%+v %+v", v, st.Tenants[0].Expire)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // the confined server can not read the machine's
 	"unicode"
 	"unicode/utf8"
 )
@@ -20,6 +21,7 @@ type Rule struct {
 	Changes  time.Duration `json:"changes_ns,omitempty"` // something new at least so often; 0: whenever
 	Window   Window        `json:"window,omitzero"`      // pushes come at this time of day: that none came is only said when it has closed
 	Note     string        `json:"note,omitempty"`       // the operator's
+	Since    time.Time     `json:"since,omitzero"`       // when it was set: what is before can not be late
 	Default  bool          `json:"default,omitempty"`    // it is the configuration's, not the tenant's own
 }
 

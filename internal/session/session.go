@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
 	"vaultd/internal/push"
 )
 
@@ -42,6 +43,8 @@ type Session struct {
 	Log     *slog.Logger // carries tenant, proto, remote, session
 	// Notices are what the vault's owner ought to know: what the operator is about to change. nil: nothing.
 	Notices func() []string
+	// Own is how the vault stands, as far as its owner may know; false: it is not known. nil: nobody knows.
+	Own func() (inventory.Own, bool)
 
 	mu      sync.Mutex // guards what follows
 	refused int

@@ -12,6 +12,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
 	"vaultd/internal/push"
 )
 
@@ -45,6 +46,8 @@ type Login struct {
 	Notices func(daily bool) []string
 	// Ended, when not nil, is told of each session that has ended, after its barrier; of those that only read, too. It must not wait.
 	Ended func(push.Event)
+	// Own, when not nil, is what whoever logs in may know of how their vault stands; false: it is not known.
+	Own func() (inventory.Own, bool)
 }
 
 // ErrRevoked is what Open returns when the login would not be let in any more.

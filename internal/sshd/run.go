@@ -78,6 +78,7 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 		r.finish(err)
 		return
 	}
+	r.sess.Own = k.login.Own
 	if told := k.login.Notices; told != nil {
 		r.sess.Notices = func() []string { return told(false) }
 		for _, line := range told(true) {

@@ -21,7 +21,7 @@ func (d *DB) Expect(name string, r expect.Rule, clear bool) (list []expect.Rule,
 	if err != nil && !clear {
 		return nil, fmt.Errorf("expect of %s: %w: %w", name, ErrInvalid, err)
 	}
-	own.Default = false
+	own.Default, own.Since = false, d.now()
 	own.Note = cleanComment(own.Note)
 	err = d.update(func(tx *bbolt.Tx) error {
 		t, err := getTenant(tx, name)
@@ -46,9 +46,10 @@ func (d *DB) Expect(name string, r expect.Rule, clear bool) (list []expect.Rule,
 		case clear:
 			e.Detail = "no more: " + list[i].String()
 			list = slices.Delete(list, i, i+1)
-		case i >= 0 && list[i] == own:
-			return nil
 		case i >= 0:
+			if own.Since = list[i].Since; list[i] == own {
+				return nil
+			}
 			list[i] = own
 		case len(list) >= expect.MaxRules:
 			return fmt.Errorf("expect of %s: %d expectations of at most %d: %w", name, len(list), expect.MaxRules, ErrInvalid)
