@@ -48,6 +48,7 @@ func (c *Config) check(bad checker) {
 	atLeast(bad, "verify.rate", int64(c.Verify.Rate), 1<<20)
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
+	c.Metrics.check(bad)
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
 }
 

@@ -75,6 +75,7 @@ type app struct {
 	dryRun         bool
 	parent         *supervise.Client // of the confined server
 	listen         []string          // --listen of serve
+	metricsListen  *string           // --metrics-listen of serve, where it was given
 	why            string            // the operator's reason, for the audit log
 	coolDown       time.Duration     // of the configuration, where a command has read it
 }

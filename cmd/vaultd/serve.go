@@ -173,6 +173,7 @@ func (a *app) hostKeys(conf *Config) ([]gossh.Signer, error) {
 
 func (a *app) serveCommand() *cobra.Command {
 	var listen []string
+	var metricsListen string
 	c := &cobra.Command{Use: "serve", Short: "Serve clients until a signal comes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
@@ -181,9 +182,13 @@ func (a *app) serveCommand() *cobra.Command {
 		if len(listen) > 0 {
 			conf.Listen, a.listen = listen, listen
 		}
+		if cmd.Flags().Changed("metrics-listen") {
+			a.metricsListen = &metricsListen
+		}
 		return a.supervise(cmd.Context(), conf, nil)
 	}}
 	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
+	c.Flags().StringVar(&metricsListen, "metrics-listen", "", "ADDRESS:PORT of /metrics; \"\" is nowhere (default: the configuration's)")
 	return c
 }
 
