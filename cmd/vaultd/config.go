@@ -34,6 +34,7 @@ type Config struct {
 	Store    StoreConfig    `toml:"store"`
 	Expire   ExpireConfig   `toml:"expire"`
 	Verify   VerifyConfig   `toml:"verify"`
+	Expect   ExpectConfig   `toml:"expect"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
 	Metrics  MetricsConfig  `toml:"metrics"`
@@ -135,6 +136,12 @@ type VerifyConfig struct {
 	Rate Size `toml:"rate"`
 }
 
+// ExpectConfig is the [expect] section: what is expected of the backups of tenants that have no expectation of their own ("vaultd expect set").
+type ExpectConfig struct {
+	// MaxAge is how old a tenant's newest restorable push may be before "vaultd status" calls it late. Default 48h; 0s: however old.
+	MaxAge Duration `toml:"max_age"`
+}
+
 // DefaultsConfig is the [defaults] section: what a new tenant gets where `vaultd tenant add` says nothing.
 // Changing it never changes a tenant that exists.
 type DefaultsConfig struct {
@@ -228,6 +235,7 @@ func DefaultConfig() Config {
 		},
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
+		Expect: ExpectConfig{MaxAge: Duration{48 * time.Hour}},
 		Defaults: DefaultsConfig{
 			Lock:             Duration{keeps.Lock},
 			Keep:             keeps.Keep.String(),

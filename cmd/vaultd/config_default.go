@@ -75,6 +75,10 @@ cool_down = "7d"
 every = "30d"
 rate = "32MiB"
 
+# How old the newest restorable push of a tenant may be that has no expectation of its own ("vaultd expect set"). 0s: however old.
+[expect]
+max_age = "48h"
+
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]
 # "strict": names are written once. "versioned": names may move on, what they were stays readable.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
 	"vaultd/internal/tenant"
 )
 
@@ -230,6 +231,9 @@ type tenantReply struct {
 	Keys  []keyReply  `json:"keys"`
 	CAs   []caReply   `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
+
+	Standing *inventory.Tenant `json:"standing,omitempty"` // absent when it is not known
+	Pushes   []pushLine        `json:"pushes"`             // the newest, newest first
 }
 
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
@@ -288,6 +292,11 @@ func (a *app) tenantShow() *cobra.Command {
 				return err
 			}
 		}
+		if r.State != stateRemoved {
+			if err := a.standing(cmd.Context(), &r); err != nil {
+				return err
+			}
+		}
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -319,6 +328,7 @@ func showTenant(w io.Writer, r tenantReply) {
 		{"durability", string(t.Policy.Durability)},
 		{"created", stamp(t.Created)},
 	}...)
+	rows = append(rows, standingRows(r)...)
 	for _, x := range t.Retention.Rules {
 		rows = append(rows, []string{"", "files of " + appendonly.QuotePath("/"+x.Prefix) + " go after " + tenant.Days(x.After)})
 	}

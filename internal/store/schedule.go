@@ -57,6 +57,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		s.takeDue(ctx, clock)
 		s.takeWaiting(ctx)
+		s.tellAll()
 		s.closeIdle()
 		select {
 		case <-ctx.Done():

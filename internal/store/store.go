@@ -85,7 +85,11 @@ type Config struct {
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
 	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
-	Boot                       string           // of the machine, as BootID says; "": Open asks
+	// Seen is told what an open vault looks like, when it was opened, after something changed in it, and before it is closed; Verified how far
+	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
+	Seen     func(id string, v *appendonly.Vault)
+	Verified func(id string, v Verification)
+	Boot     string // of the machine, as BootID says; "": Open asks
 }
 
 // ErrInUse says that another process has the store's datasets.
@@ -120,6 +124,7 @@ type slot struct {
 	vol   *volume.Volume
 	users int
 	idle  time.Time // since when nobody uses it
+	told  func()    // tells Config.Seen, unless it knows
 }
 
 // Create makes an empty store in dir; what is there already stays and is no error.
@@ -364,6 +369,9 @@ func (s *Store) release(sl *slot) {
 	defer sl.mu.Unlock()
 	sl.users--
 	sl.idle = s.cfg.Now()
+	if sl.told != nil {
+		sl.told()
+	}
 }
 
 // open opens a tenant's vault; clean says that it was closed in order, whatever its index knows. The
@@ -404,7 +412,8 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("open vault of %s: %w", t.Name, err), vol.Close())
 	}
-	sl.vault, sl.quota, sl.vol = vault, q, vol
+	sl.vault, sl.quota, sl.vol, sl.told = vault, q, vol, s.teller(sl.id, vault)
+	sl.told()
 	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
 }
@@ -446,8 +455,9 @@ func (sl *slot) close() error {
 	if sl.vault == nil {
 		return nil
 	}
+	sl.told()
 	err := errors.Join(sl.vault.Close(), sl.vol.Close())
-	sl.vault, sl.quota, sl.vol = nil, nil, nil
+	sl.vault, sl.quota, sl.vol, sl.told = nil, nil, nil, nil
 	return err
 }
 

@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/expect"
 )
 
 // What the errors of this package mean; the CLI gives each its exit code.
@@ -38,6 +39,9 @@ type Tenant struct {
 	Pending   *Pending  `json:"pending,omitempty"`
 	Eased     *Eased    `json:"eased,omitempty"`
 	Removal   *Removal  `json:"removal,omitempty"`
+
+	// Expect is what the operator expects of the tenant's backups; only Snapshot's tenants have it.
+	Expect []expect.Rule `json:"-"`
 
 	// Came is the change that waited and is in force now, as long as nothing else was stored since.
 	Came *Pending `json:"-"`
@@ -87,7 +91,7 @@ func DefaultPolicy() Policy {
 // Core returns the policy as the core takes it, which has another word for "no resume window".
 func (t Tenant) Core() appendonly.Policy {
 	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
-		Suspended: t.Suspended || t.gone, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails}
+		Suspended: t.Suspended || t.gone, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails, Watch: t.watched()}
 	if p.ResumeWindow == 0 {
 		p.ResumeWindow = -1
 	}
