@@ -97,7 +97,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(), a.pushesCommand(), a.expectCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
-		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.manCommand(), a.versionCommand())
+		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.usageCommand(), a.metricsCommand(), a.manCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -197,4 +198,20 @@ func (h *health) renewed(begin time.Time, err error) {
 	if err == nil {
 		h.success = time.Now()
 	}
+}
+
+// notice words for a tenant that it is above its soft quota; "": it is not.
+func (u *metering) notice(id string) string {
+	s := u.meter.Soft(id)
+	switch {
+	case !s.Exceeded():
+		return ""
+	case s.Lapsed():
+		return fmt.Sprintf("this vault is above its soft quota, %s of %s, for longer than was granted: nothing more is taken until it is below, or your provider raises it. Restoring goes on.",
+			size(s.Used), size(s.Limit))
+	case s.Grace > 0:
+		return fmt.Sprintf("this vault is above its soft quota, %s of %s: from about %s on nothing more is taken. Ask your provider for more room before then.",
+			size(s.Used), size(s.Limit), time.Now().Add(s.Left).UTC().Format("2006-01-02 15:04 UTC"))
+	}
+	return fmt.Sprintf("this vault is above its soft quota, %s of %s", size(s.Used), size(s.Limit))
 }

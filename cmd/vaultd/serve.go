@@ -229,12 +229,14 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	}
 	sc := conf.sshdConfig(keys)
 	sc.Access, sc.Log = acc, log
-	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
+	count := newScraping(st, state, conf.Metrics.PerTenant.Scope, log)
+	known.count.Store(count)
+	sc.Subsystems = map[string]session.Handler{"sftp": count.watch("sftp", sftp)}
 	rs, err := rsync.New(rsync.Config{})
 	if err != nil {
 		return err
 	}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}})
+	sc.Exec = count.watch("shell", shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}}))
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}
@@ -251,9 +253,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
 	acc.standing = ops.standing
+	meter := newMetering(st, state, log)
+	ops.metering, ops.forecast, ops.scraping = meter, meter.forecast, count
+	acc.soft, acc.unwritten, acc.observers = meter.notice, count.m.AuditError, append(acc.observers, count.ended)
+	count.ops, count.health = ops, []*health{&meter.health}
+	if err := count.listen(h, live); err != nil {
+		return err
+	}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
@@ -265,6 +274,8 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return known.settle(gctx, st) })
 	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return meter.run(gctx) })
+	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })

@@ -216,7 +216,7 @@ type standingReply struct {
 	Soft   int64     `json:"soft_quota_bytes,omitempty"`
 	Grace  int64     `json:"grace_left_seconds,omitempty"` // while above the soft quota; 0 with Lapsed
 	Over   bool      `json:"over_soft"`
-	Lapsed bool      `json:"lapsed"`            // nothing more is taken
+	Lapsed bool      `json:"lapsed"`           // nothing more is taken
 	Full   time.Time `json:"full_on,omitzero"` // as things go
 	quota.Usage
 }

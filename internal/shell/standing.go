@@ -115,4 +115,3 @@ func remark(e push.Event) (s string) {
 	}
 	return s
 }
-
