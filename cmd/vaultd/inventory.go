@@ -67,7 +67,9 @@ func (o *operations) inventory() (inventory.Inventory, error) {
 	}
 	inv := inventory.Make(time.Now(), known, o.common())
 	if o.pool != nil {
-		inv.Pool = o.pool()
+		if p := o.pool(); p != nil {
+			inv.Pool = p
+		}
 	}
 	return inv, nil
 }
