@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
 	"vaultd/internal/retention"
 	"vaultd/internal/snapshot"
@@ -233,10 +232,10 @@ func TestBodiesOutput(t *testing.T) {
 	if z.names() != "vaultd-forged vaultd-last" {
 		t.Errorf("left: %s", z.names())
 	}
-	st := statusReply{Tenants: []tenantStatus{{usageReply: usageReply{Tenant: "acme"}, Tenant: inventory.Tenant{Name: "acme"}}}, Server: &serverStatus{}}
+	st := statusReply{Tenants: []tenantStatus{{usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
 	must(t, e.a.expireOutcomes(&st))
 	st.judge()
-	if code, words := st.Verdict.Exit, st.Verdict.Text; code != 1 || !strings.Contains(words, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {
-		t.Errorf("%d %s %+v", code, words, st.Tenants[0].Expire)
+	if v := st.Verdict; v.Exit != 1 || !strings.Contains(v.Text, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {
+		t.Errorf("%+v %+v", v, st.Tenants[0].Expire)
 	}
 }

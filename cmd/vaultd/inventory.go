@@ -67,9 +67,7 @@ func (o *operations) inventory() (inventory.Inventory, error) {
 	}
 	inv := inventory.Make(time.Now(), known, o.common())
 	if o.pool != nil {
-		if p := o.pool(); p != nil {
-			inv.Pool = p
-		}
+		inv.Pool = o.pool()
 	}
 	return inv, nil
 }

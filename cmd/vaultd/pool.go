@@ -89,7 +89,7 @@ func (a *app) overZFS(c store.Config, conf *Config) (store.Config, error) {
 	if real, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
 		dir = filepath.Join(real, filepath.Base(dir))
 	}
-	c.Available = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
+	c.Mounted = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
 	// Of the root dataset: a tenant's own has a quota, which says nothing of the others.
 	c.Space = func() (appendonly.Space, error) {
 		var st unix.Statfs_t
@@ -178,7 +178,30 @@ func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func(
 	}
 }
 
-// poolReply is the pool as commands show it.
+// hangTime is how long a server that is to end, and whose pool is out, may still take: it may hang in the kernel, where nothing ends it.
+const hangTime = 15 * time.Second
+
+// wait waits until a server has ended. When all is to end and the pool is out, it waits no longer than it makes sense: the store's lock stays with what hangs, so
+// no other server comes in its place before that has gone.
+func (s *supervisor) wait(ctx context.Context, server *exec.Cmd) error {
+	done := make(chan error, 1)
+	go func() { done <- server.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	for begin := time.Now(); s.care == nil || !s.care.Report().Out || time.Since(begin) < hangTime; {
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(time.Second):
+		}
+	}
+	return errors.New("the server hangs in the kernel with its pool, and is left there")
+}
+
+// poolReport is the pool as commands show it.
 func (o *operations) poolReport(context.Context, struct{}) (*pool.Report, error) {
 	if o.pool == nil {
 		return nil, errNoPool

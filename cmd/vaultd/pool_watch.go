@@ -90,17 +90,16 @@ func (w *poolWatch) guard(c store.Config) store.Config {
 	if w == nil {
 		return c
 	}
-	mounted := c.Available
 	c.Available = func(id string) error {
 		if w.isOut() {
 			return &store.UnavailableError{Why: w.last.Load().Summary()}
 		}
-		return mounted(id)
+		return nil
 	}
 	return c
 }
 
-// run passes news on until ctx ends. It is not waited for: it may be in the middle of a call.
+// run passes news on until ctx ends. It is not waited for: it may be in the middle of a call. A server whose pool is out ends with it.
 func (w *poolWatch) run(ctx context.Context, st *store.Store, abandon func()) {
 	gone := w.isOut()
 	if gone {
@@ -114,13 +113,18 @@ func (w *poolWatch) run(ctx context.Context, st *store.Store, abandon func()) {
 			if ctx.Err() == nil {
 				w.log.Error("no news of the pool", "error", err.Error())
 			}
-			return
+			break
 		}
 		if w.isOut() && !gone {
 			gone = true
 			w.log.Error("storage is out of service: all sessions end, and new ones are told so, until the pool is back", "pool", w.last.Load().Pool)
 			abandon()
 		}
+	}
+	if gone { // and this process is to end: what would be waited for may hang, and there is nothing to be done in order
+		<-ctx.Done()
+		time.Sleep(lateAnswer)
+		os.Exit(exitTemporary)
 	}
 }
 

@@ -271,7 +271,7 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
 	if h.pool != nil {
 		ops.pool = h.pool.report

@@ -29,9 +29,9 @@ type operations struct {
 	state  *tenant.State                         // what the server learned; nil: it can not be read
 	common func() expect.Rule                    // of tenants without an expectation of their own
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
-	// forecast is the day on which a tenant is full, as things go (zero: not known); nil: nobody knows.
+	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the pool is; nil: nobody knows.
 	forecast func(tenantID string) time.Time
-	pool     func() *pool.Report // nil without a server, and where the store is not on ZFS
+	pool     func() *pool.Report
 	metering *metering           // nil without a server
 	scraping *scraping           // nil without a server
 	server   func() serverStatus // nil without a server
@@ -44,9 +44,9 @@ func (o *operations) calls() map[string]admin.Call {
 	return map[string]admin.Call{
 		"reload":          admin.Handle(o.reloadCall),
 		"status":          admin.Handle(o.status),
+		"pool":            admin.Handle(o.poolReport),
 		"inventory":       admin.Handle(func(context.Context, struct{}) (inventory.Inventory, error) { return o.inventory() }),
 		"expect.suggest":  admin.Handle(o.suggest),
-		"pool":            admin.Handle(o.poolReport),
 		"used":            admin.Handle(func(context.Context, struct{}) (map[string]tenant.Use, error) { return o.used() }),
 		"snapshot.list":   admin.Handle(o.snapshots),
 		"snapshot.create": admin.Handle(o.takeSnapshot),

@@ -24,6 +24,8 @@ type serverStatus struct {
 	Version  string    `json:"version"`
 	Waiting  int       `json:"waiting"` // connections that have not logged in
 	Bans     int       `json:"bans"`    // addresses
+	// Abandoned are sessions that were ended for their clients and still wait for storage that does not answer.
+	Abandoned int64 `json:"abandoned"`
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
 	Config   *configStatus    `json:"config"`
@@ -61,13 +63,10 @@ func (o *operations) status(context.Context, struct{}) (statusReply, error) {
 	if err != nil {
 		return statusReply{}, err
 	}
-	out := statusReply{Dir: o.st.Dir, Time: inv.Time, Quotas: o.committed(), Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
+	out := statusReply{Dir: o.st.Dir, Time: inv.Time, Pool: inv.Pool, Quotas: o.committed(), Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
 	if o.server != nil {
 		s := o.server()
 		out.Server = &s
-	}
-	if o.pool != nil {
-		out.Pool = o.pool()
 	}
 	for _, t := range inv.Tenants {
 		u := t.Usage
@@ -191,13 +190,14 @@ func (s *statusReply) judge() {
 		}
 		if t.Expire != nil && t.Expire.Error != "" {
 			stuck++
-		} else if t.Expire != nil && t.Expire.Strange != "" {
+		}
+		if t.Expire != nil && t.Expire.Strange != "" {
 			strange++
 		}
 	}
 	sum := s.Summary
-	if s.Pool != nil && s.Pool.Level == 2 {
-		say(expect.Critical, "%s", s.Pool.Summary())
+	if s.Pool != nil && s.Pool.Level > 0 {
+		say(expect.Level(s.Pool.Level), "%s", s.Pool.Summary())
 	}
 	if n := sum.ReadOnly; n > 0 {
 		say(expect.Critical, "%d of %d tenants take no backups: their storage failed", n, sum.Tenants)
@@ -226,9 +226,6 @@ func (s *statusReply) judge() {
 	}
 	if s.Server != nil && s.Server.Metrics.Error != "" {
 		say(expect.Warning, "metrics are not served: %s", s.Server.Metrics.Error)
-	}
-	if s.Pool != nil && s.Pool.Level == 1 {
-		say(expect.Warning, "%s", s.Pool.Summary())
 	}
 	if stuck > 0 {
 		say(expect.Warning, "of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, sum.Tenants)

@@ -344,7 +344,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
-	err = cmd.Wait()
+	err = s.wait(ctx, cmd)
 	close(ended)
 	<-relayed
 	here.Close()

@@ -256,6 +256,7 @@ func TestRecordings(t *testing.T) {
 		{"../zfs/testdata/TestPool.jsonl", "tank", 1, pool.OK, "well"},
 		{"../zfs/testdata/TestPoolDegraded.jsonl", "small", 0, pool.Degraded, "/var/tmp/pool/b OFFLINE"},
 		{"../zfs/testdata/TestPoolDegraded.jsonl", "small", 2, pool.Damaged, "187 data errors"},
+		{"testdata/suspended.jsonl", "one", 0, pool.Suspended, "/run/full/disk ONLINE (0 read, 46 write, 0 checksum)"}, // status as TestServerPoolSuspended saw it
 	} {
 		c := testCare(t, nil, io.Discard, func(c *pool.Config) {
 			c.Dataset, c.ZFS, c.Scrub = x.pool, replayed(t, x.file, x.skip), ""

@@ -53,8 +53,10 @@ func (j *Judge) Judge(now time.Time, r *Reading, err error) Report {
 		}
 		j.last = r
 		j.health(r, found)
-		j.room(r, found)
-		j.scrub(now, r, found)
+		if found[Suspended].what == "" {
+			j.room(r, found)
+			j.scrub(now, r, found)
+		}
 	} else {
 		j.failures++
 		j.unanswered(err, found)
@@ -164,6 +166,9 @@ func (j *Judge) health(r *Reading, found map[State]words) {
 		found[Failing] = words{fmt.Sprintf("it says %s, and %d writes are lost, more with each look", r.Health, r.Lost.Write),
 			"its disk is gone or dead: bring it back, zpool clear " + j.Pool + "; if writes go on failing, restart the machine (OpenZFS 2.1 does not take a sole disk back)"}
 	}
+	if found[Suspended].what != "" { // what was not written yet is counted as damage, and comes right when it goes on
+		return
+	}
 	if r.Data > 0 {
 		found[Damaged] = words{r.Damage, "zpool status -v " + j.Pool + " names the files; vaultd verify finds their last good instants; then find the bad disk"}
 	}
@@ -171,7 +176,7 @@ func (j *Judge) health(r *Reading, found map[State]words) {
 		found[Errors] = words{r.Errors.String() + " errors: " + devices, "look at the disk (smartctl -a); zpool clear " + j.Pool + " once it is known why"}
 	}
 	switch {
-	case found[Suspended].what != "" || found[Unusable].what != "": // what is mounted says nothing then
+	case found[Unusable].what != "": // what is mounted says nothing then
 	case !r.Mounted:
 		found[NotMounted] = words{j.Dataset + " is not mounted where the store is", "zfs mount " + j.Dataset + " (zfs mount -a; for an encrypted one zfs load-key first)"}
 	case len(r.Absent) > 0:

@@ -118,7 +118,7 @@ func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string)
 		_, err := s.Snapshot(ctx, t, "", kind)
 		return err
 	})
-	if err != nil {
+	if away := (*UnavailableError)(nil); err != nil && !errors.As(err, &away) {
 		s.cfg.Log.Error("take snapshot", "tenant", t.Name, "kind", kind, "error", err.Error())
 	}
 }

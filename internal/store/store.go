@@ -94,9 +94,9 @@ type Config struct {
 	Read        func(id string, bytes, wrong int64)
 	Snapshotted func(id, kind string, err error)
 	Boot        string // of the machine, as BootID says; "": Open asks
-	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, must not touch that storage
-	// (which may hang), and must be quick. nil: it always can.
-	Available func(id string) error
+	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
+	// that storage, which may hang. Mounted says it, too, and is asked before a dataset is looked at. nil: it always can.
+	Available, Mounted func(id string) error
 	// Space says what is free for all tenants together; nil: what the dataset says that wants to write, which is right unless datasets have quotas.
 	Space func() (appendonly.Space, error)
 }
@@ -128,6 +128,8 @@ type Store struct {
 	announcing sync.Mutex                // one Announce at a time
 	told       atomic.Pointer[time.Time] // when tellAll came to its end
 	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
+
+	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
@@ -272,6 +274,14 @@ func (s *Store) available(id string) error {
 		return nil
 	}
 	return s.cfg.Available(id)
+}
+
+// mounted says why a tenant's dataset is not where it should be.
+func (s *Store) mounted(id string) error {
+	if s.cfg.Mounted == nil {
+		return nil
+	}
+	return s.cfg.Mounted(id)
 }
 
 // Failed reports whether a vault that is open takes nothing more because its storage failed: opened again, with its whole recovery, it may be
@@ -447,6 +457,9 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
+	if err := s.mounted(sl.id); err != nil {
+		return err
+	}
 	path, err := s.cfg.Driver.Path(sl.id)
 	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
 		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
@@ -471,7 +484,11 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		bytes, files := vault.Totals()
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
-	q := quota.New(vol, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
+	var wrapped appendonly.Volume = vol
+	if s.wrap != nil {
+		wrapped = s.wrap(vol)
+	}
+	q := quota.New(wrapped, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
 	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), Bodies: vol, IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
@@ -570,7 +587,7 @@ func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
-	if err := s.available(id); err != nil {
+	if err := errors.Join(s.available(id), s.mounted(id)); err != nil {
 		return err
 	}
 	path, err := s.cfg.Driver.Path(id)
