@@ -120,4 +120,16 @@ push_end_snapshots = true
 format = "auto"
 # The least that is logged: "debug", "info", "warn" or "error". A refusal is a warning.
 level = "info"
+
+# What a Prometheus may read; it names the tenants. docs/metrics.md has the metrics.
+[metrics]
+# ADDRESS:PORT of /metrics. "": nowhere; "vaultd metrics" prints the same.
+listen = "127.0.0.1:9391"
+# Files in PEM, for HTTPS. "": HTTP. They are read again at every reload.
+tls_cert = ""
+tls_key = ""
+# A file of NAME:HASH lines as "htpasswd -nB" makes them: who may read. "": whoever reaches the address.
+basic_auth = ""
+# Who has series of its own: true (every tenant), false (none) or "top:N" (the N that use the most).
+per_tenant = true
 `

@@ -81,6 +81,7 @@ type handover struct {
 	lock      *os.File
 	admin     *admin.Listener
 	listeners []*pausable
+	metrics   net.Listener // nil: there is none
 	report    confine.Report
 	spares    *spares
 	pool      *poolWatch // nil: the store is not on ZFS
@@ -164,7 +165,11 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 }
 
 func (h *handover) inherit() error {
-	for fd := supervise.FDLock; fd < supervise.FDListen+h.Listeners; fd++ {
+	all := h.Listeners
+	if h.Metrics {
+		all++
+	}
+	for fd := supervise.FDLock; fd < supervise.FDListen+all; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
@@ -172,11 +177,15 @@ func (h *handover) inherit() error {
 	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock"), h.Group); err != nil {
 		return err
 	}
-	for i := range h.Listeners {
+	for i := range all {
 		f := os.NewFile(uintptr(supervise.FDListen+i), "listener")
 		l, err := net.FileListener(f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
+		}
+		if i == h.Listeners {
+			h.metrics = l
+			continue
 		}
 		tcp, ok := l.(*net.TCPListener)
 		if !ok {
@@ -185,7 +194,7 @@ func (h *handover) inherit() error {
 		h.listeners = append(h.listeners, newPausable(tcp))
 	}
 	if h.Pool {
-		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + h.Listeners))
+		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + all))
 	}
 	return err
 }

@@ -89,7 +89,11 @@ type Config struct {
 	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
 	Seen     func(id string, v *appendonly.Vault)
 	Verified func(id string, v Verification)
-	Boot     string // of the machine, as BootID says; "": Open asks
+	// Read is told, while a verification goes on, what was read again since the last time and what of that was wrong; Snapshotted of each snapshot that
+	// was taken, or was not. They must not wait. nil: nobody asks.
+	Read        func(id string, bytes, wrong int64)
+	Snapshotted func(id, kind string, err error)
+	Boot        string // of the machine, as BootID says; "": Open asks
 	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
 	// that storage, which may hang. Mounted says it, too, and is asked before a dataset is looked at. nil: it always can.
 	Available, Mounted func(id string) error
@@ -121,8 +125,9 @@ type Store struct {
 
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
-	announcing sync.Mutex // one Announce at a time
-	lapsed     sync.Map   // ids of tenants that were above their soft limit for too long
+	announcing sync.Mutex                // one Announce at a time
+	told       atomic.Pointer[time.Time] // when tellAll came to its end
+	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
 
 	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
