@@ -107,7 +107,7 @@ func (a *app) asServer(ctx context.Context, as account, f func(*admin.Client) er
 func (a *app) commandsCommand() *cobra.Command {
 	return &cobra.Command{Use: "serve-commands", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		signal.Ignore(syscall.SIGINT) // the terminal sends it to both; the other one says when to end
-		l, err := admin.Inherit(os.NewFile(3, "commands"), admin.NoGroup)
+		l, err := admin.Inherit(os.NewFile(3, "commands"), false)
 		if err != nil {
 			return err
 		}

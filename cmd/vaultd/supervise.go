@@ -253,7 +253,7 @@ type begun struct {
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
 	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
-	Group     int           `json:"group"` // that may give commands; admin.NoGroup: none
+	Group     bool          `json:"group"` // may give commands, too: see package admin
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
