@@ -87,7 +87,7 @@ func TestInstalled(t *testing.T) {
 	if active(t, "vaultd.service") || active(t, "vaultd.socket") {
 		t.Error("it serves without a store")
 	}
-	sh(t, "systemd-analyze verify vaultd.service vaultd.socket vaultd-expire.service vaultd-zfs.service vaultd-zfs.socket 2>&1")
+	sh(t, "systemd-analyze verify --man=no vaultd.service vaultd.socket vaultd-expire.service vaultd-zfs.service vaultd-zfs.socket 2>&1")
 
 	step(t, "make a store")
 	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640)) // the machine's disk is small
