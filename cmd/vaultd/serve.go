@@ -197,7 +197,11 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, h.storeConfig(conf.storeConfig(log), log))
+	sc, err := h.storeConfig(a, conf, log)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, sc)
 	if err != nil {
 		return err
 	}
@@ -238,7 +242,8 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
-	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
+	ops := &operations{st: st, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
@@ -257,6 +262,9 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
+	if conf.ZFS.Dataset != "" {
+		g.Go(func() error { return h.spares.watch(gctx) })
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, h.Procs) })
 	}
