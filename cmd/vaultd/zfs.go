@@ -55,11 +55,16 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 	if err != nil {
 		return nil, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(a.dir, &st); err != nil {
-		return nil, &os.PathError{Op: "stat", Path: a.dir, Err: err}
+	uid, gid, err := a.storeOwner()
+	if err != nil {
+		return nil, err
 	}
-	return zfshelper.New(conf.helperConfig(client, dir, int(st.Uid), int(st.Gid), log))
+	return zfshelper.New(conf.helperConfig(client, dir, uid, gid, log))
+}
+
+func statOwner(path string) (st unix.Stat_t, err error) {
+	err = unix.Stat(path, &st)
+	return st, err
 }
 
 func (c *Config) helperConfig(client *zfs.Client, dir string, uid, gid int, log *slog.Logger) zfshelper.Config {
@@ -131,9 +136,7 @@ func (s *supervisor) prepareZFS(ctx context.Context, dir string) error {
 			return err
 		}
 		s.helper = h
-		if err := h.Ready(ctx); err != nil {
-			s.log.Error("datasets are not all in their places", "error", err.Error())
-		}
+		keepReady(ctx, h, s.log)
 	} else {
 		s.helper = zfshelper.Remote{Caller: &zfshelper.Socket{Path: s.conf.ZFS.Helper}}
 	}

@@ -60,13 +60,17 @@ type standing struct {
 	name string // "": after time and kind
 	kind string
 
-	info   appendonly.SnapshotInfo
-	since  time.Time // when the names came to a stand
-	move   func() bool
-	done   func()
-	body   *snapshot.Body
-	failed error
+	info  appendonly.SnapshotInfo
+	since time.Time // when the names came to a stand
+	move  func() bool
+	done  func()
+
+	embodied bool // it is to get a body
+	body     *snapshot.Body
+	failed   error
 }
+
+func (s *Store) embodies(id string) bool { return s.cfg.Bodies != nil && s.cfg.Bodies.Gives(id) }
 
 // stand takes the snapshot's record, and brings the names to a stand for its body. Without must, it does nothing where the newest snapshot
 // shows the present already; then p.move is nil.
@@ -84,7 +88,7 @@ func (s *Store) stand(ctx context.Context, p *standing, must bool) error {
 		}
 	}
 	take := func(name string) (appendonly.SnapshotInfo, error) { return v.Snapshot(ctx, name, p.kind) }
-	if s.cfg.Bodies != nil {
+	if p.embodied = s.embodies(p.t.ID); p.embodied {
 		if err := v.Barrier(ctx); err != nil { // most of the waiting for the disk, while names still move
 			done()
 			return err
@@ -114,7 +118,7 @@ func (s *Store) shown(id string, v *appendonly.Vault) (bool, error) {
 	if v.Unnamed() {
 		return false, nil
 	}
-	if s.cfg.Bodies == nil {
+	if !s.embodies(id) {
 		return true, nil
 	}
 	have, err := v.Snapshots()
@@ -167,16 +171,21 @@ func (s *Store) embody(ctx context.Context, batch []*standing) {
 			p.done()
 		}
 	}()
-	if s.cfg.Bodies == nil || len(batch) == 0 {
-		return
-	}
+	var embodied []*standing
 	var instants []snapshot.Instant
 	first := time.Now()
 	for _, p := range batch {
+		if !p.embodied {
+			continue
+		}
+		embodied = append(embodied, p)
 		instants = append(instants, snapshot.Instant{Tenant: p.t.ID, Name: p.info.Name, Seq: uint64(p.info.At), Head: p.info.Chain})
 		if p.since.Before(first) {
 			first = p.since
 		}
+	}
+	if len(embodied) == 0 {
+		return
 	}
 	within := standMost - time.Since(first) - time.Second
 	var bodies []snapshot.Body
@@ -191,7 +200,7 @@ func (s *Store) embody(ctx context.Context, batch []*standing) {
 	for _, b := range bodies {
 		byTenant[b.Tenant] = b
 	}
-	for n, p := range batch {
+	for n, p := range embodied {
 		b, ok := byTenant[p.t.ID]
 		stood := p.move()
 		switch {

@@ -53,6 +53,8 @@ type Driver interface {
 
 // Bodies gives scheduled and manual snapshots a body of their own (package snapshot), where the file system can.
 type Bodies interface {
+	// Gives reports whether a tenant's snapshots get bodies.
+	Gives(id string) bool
 	// Take makes the bodies of a batch in one transaction of the file system, holds them and reads them back; the names of all its
 	// tenants stand still for within. An error is about all of them; what is not in the result has no body.
 	Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error)

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/confine"
 	"vaultd/internal/snapshot"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
@@ -95,7 +97,17 @@ func (z *ZFS) Path(id string) (string, error) {
 	if at == z.Dataset+"/"+id {
 		return dir, nil
 	}
+	former := filepath.Join(filepath.Dir(z.Dir), confine.FormerDir, id)
+	if _, err := os.Lstat(former); !errors.Is(err, fs.ErrNotExist) {
+		return former, err
+	}
 	return "", z.why(id)
+}
+
+// Gives implements Bodies: tenants that wait to be moved have none.
+func (z *ZFS) Gives(id string) bool {
+	at, err := z.mounted(filepath.Join(z.Dir, id))
+	return err == nil && at == z.Dataset+"/"+id
 }
 
 // whyPatience is how long a client waits to be told why its vault can not be reached.

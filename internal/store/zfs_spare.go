@@ -71,7 +71,9 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 		}
 	}
 	for _, t := range snap.Tenants() {
-		if !have[t.ID] {
+		if _, err := s.zfs.Path(t.ID); err == nil {
+			made[t.ID] = true // also one that waits to be moved
+		} else if !have[t.ID] {
 			if err := s.zfs.make(ctx, t.ID, refquotaOf(t), volume.Create); err != nil {
 				return spoiled, err
 			}
