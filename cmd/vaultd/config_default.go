@@ -66,6 +66,18 @@ spare_slots = 64
 # The user that serves, where it is not the one that runs the commands ("": one for everything). "vaultd init", as root, gives it what it needs.
 user = ""
 
+[zfs]
+# The dataset that holds the tenants' datasets, such as "tank/vaultd" ("vaultd init --pool tank" makes it). Empty: tenants are directories.
+dataset = ""
+# The socket of "vaultd zfs-helper", which runs zfs as root for a server that is not root. Empty: the server's supervisor runs zfs itself.
+helper = ""
+# What new datasets get: "lz4" or "zstd"; the largest block; a key of its own for each tenant ("on", "off"), and the directory of the
+# keys, which only root reads. Whoever loses a key has lost what that tenant stored.
+compression = "lz4"
+recordsize = "128KiB"
+encryption = "off"
+keys = "/etc/vaultd/keys"
+
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
 interval = "1h"
