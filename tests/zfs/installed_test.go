@@ -323,3 +323,41 @@ func TestInstalledBack(t *testing.T) {
 	runs(t, s.sftp("get one "+s.home+"/one.back"))
 	sh(t, "cmp %s/one %[1]s/one.back", s.home)
 }
+
+// TestInstalledZFS is another machine, with a pool: three commands make a server whose tenants have datasets, and scheduled snapshots a body.
+func TestInstalledZFS(t *testing.T) {
+	s := installed(t)
+	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
+	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640))
+	t.Log(sh(t, "vaultd init --pool %s --yes 2>&1", *pool))
+	if i, err := os.Lstat(installedStore + "/vaultd.toml"); err != nil || i.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("init replaced the link to the configuration: %v, %v", i, err)
+	}
+	if !active(t, "vaultd.service") || !active(t, "vaultd-expire.service") {
+		t.Fatalf("it does not run\n%s", sh(t, "journalctl --no-pager -u 'vaultd*'"))
+	}
+	s.know()
+	t.Log(sh(t, "vaultd tenant add alice --quota 100M --key %s/key.pub", s.home))
+	step(t, "push")
+	s.push("one", 3<<20)
+	must(t, os.WriteFile(s.home+"/two", noise("two", 1<<20), 0o600))
+	runs(t, s.rsync("-a", s.home+"/two", "vault:two"))
+	t.Log(sh(t, "vaultd snapshot create alice --name first"))
+	if got := sh(t, "zfs list -H -o name -t snapshot -r %s", *pool); !strings.Contains(got, "/vaultd/t-") {
+		t.Errorf("the snapshot has no body: %q", got)
+	}
+	if got := sh(t, "zfs list -Ho refquota -d 1 %s/vaultd | sort -u", *pool); !strings.Contains(got, "M") {
+		t.Errorf("no dataset has a refquota: %q", got)
+	}
+	status(t)
+	confinedFar(t)
+	helper := sh(t, "cat /proc/%s/status", property(t, "vaultd-zfs.service", "MainPID"))
+	for _, want := range []string{"CapBnd:\t000000000020000b", "NoNewPrivs:\t1", "Seccomp:\t2"} { // CHOWN, DAC_OVERRIDE, FOWNER, SYS_ADMIN
+		if !strings.Contains(helper, want) {
+			t.Errorf("the helper has not %q:\n%s", want, helper)
+		}
+	}
+	sh(t, "systemctl restart vaultd")
+	s.push("three", 1000)
+	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u vaultd-zfs -n 20", installedStore))
+}
