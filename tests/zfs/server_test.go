@@ -88,6 +88,11 @@ func (s *server) serve() {
 	must(s.t, err)
 	key, err := os.ReadFile(filepath.Join(s.dir, "host_ed25519_key.pub"))
 	must(s.t, err)
+	s.configure(host, port, key)
+}
+
+// configure writes alice's configuration for a server there.
+func (s *server) configure(host, port string, key []byte) {
 	must(s.t, os.WriteFile(s.home+"/known_hosts", fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600))
 	must(s.t, os.WriteFile(s.home+"/ssh.conf", fmt.Appendf(nil, "Host *\n HostName %s\n Port %s\n User alice\n IdentityFile %s/key\n IdentitiesOnly yes\n"+
 		" UserKnownHostsFile %[3]s/known_hosts\n GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n BatchMode yes\n", host, port, s.home), 0o600))
