@@ -124,7 +124,7 @@ func (a *app) findAdoption(conf *Config, ref, name string) (*adoption, error) {
 			return nil, fmt.Errorf("dataset %s is tenant %q's: %w", id, t.Name, tenant.ErrConflict)
 		}
 	}
-	sc, z, err := a.driver(conf, store.Config{}, nowhere{})
+	z, err := a.driver(conf, nowhere{})
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +132,11 @@ func (a *app) findAdoption(conf *Config, ref, name string) (*adoption, error) {
 	if err != nil {
 		return nil, err
 	}
-	sc.Driver = store.Directory{Dir: dir}
+	var driver store.Driver = store.Directory{Dir: dir}
 	if z != nil {
-		sc.Driver = z
+		driver = z
 	}
-	path, err := sc.Driver.Path(id)
+	path, err := driver.Path(id)
 	if err != nil {
 		return nil, fmt.Errorf("find dataset %s: %w", id, err)
 	}
