@@ -48,8 +48,16 @@ func defaultZFS() ZFSConfig {
 func (z *ZFSConfig) check(bad checker) {
 	if z.Dataset != "" {
 		if err := zfs.CheckDataset(z.Dataset); err != nil {
-			bad("zfs.dataset", -1, "%v", err)
+			bad("zfs.dataset", -1, "%q is no dataset's name, like tank/vaultd", z.Dataset)
 		}
+	}
+	if z.Scrub != "" {
+		if err := tenant.CheckCron(z.Scrub); err != nil {
+			bad("zfs.scrub", -1, "%v", err)
+		}
+	}
+	if z.Poll.Duration < time.Second || z.Poll.Duration > time.Hour {
+		bad("zfs.poll", -1, "%v: want 1s to 1h", z.Poll)
 	}
 	if z.Helper != "" && !filepath.IsAbs(z.Helper) {
 		bad("zfs.helper", -1, "%q is not an absolute path", z.Helper)
@@ -61,14 +69,6 @@ func (z *ZFSConfig) check(bad checker) {
 	oneOf(bad, "zfs.encryption", -1, z.Encryption, []string{"off", "on"})
 	if !filepath.IsAbs(z.Keys) {
 		bad("zfs.keys", -1, "%q is not an absolute path", z.Keys)
-	}
-	if z.Scrub != "" {
-		if err := tenant.CheckCron(z.Scrub); err != nil {
-			bad("zfs.scrub", -1, "%v", err)
-		}
-	}
-	if z.Poll.Duration < time.Second || z.Poll.Duration > time.Hour {
-		bad("zfs.poll", -1, "%v: want 1s to 1h", z.Poll)
 	}
 }
 

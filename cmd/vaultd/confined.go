@@ -25,7 +25,6 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
-	"vaultd/internal/zfshelper"
 )
 
 // confinedCommand is the server: what "vaultd serve" starts, twice in the same process. With --enter it gives up all that it does not need, and
@@ -89,21 +88,18 @@ type handover struct {
 	pool      *poolWatch // nil: the store is not on ZFS
 }
 
-// storeConfig is what a server's store is opened with.
-func (h *handover) storeConfig(a *app, conf *Config, log *slog.Logger) (store.Config, error) {
+// storeConfig completes what a server's store is opened with.
+func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	h.spares = newSpares(h.parent, h.Spares, log)
-	c := conf.storeConfig(log)
 	c.Lock, c.Boot = h.lock, h.Boot
 	c = h.pool.guard(c)
-	c, z, err := a.driver(conf, c, zfshelper.Remote{Caller: h.parent})
-	switch {
-	case err != nil:
-	case z != nil:
+	switch z, ok := c.Driver.(*store.ZFS); {
+	case ok:
 		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
 	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
-	return c, err
+	return c
 }
 
 // replacement watches for the moment to be followed by another server, which ends this one with end.

@@ -8,15 +8,28 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"vaultd/internal/confine"
 	"vaultd/internal/pool"
+	"vaultd/internal/store"
 	"vaultd/internal/supervise"
 	"vaultd/internal/zfs"
+	"vaultd/internal/zfshelper"
 )
+
+// tenantsDir is where a ZFS store's root dataset is mounted: mounts are known by their real paths.
+func (a *app) tenantsDir() (string, error) {
+	dir, err := filepath.Abs(a.dir)
+	if real, rerr := filepath.EvalSymlinks(dir); rerr == nil {
+		dir = real
+	}
+	return filepath.Join(dir, confine.TenantsDir), err
+}
 
 // poolCare looks after the store's pool; nil for a store that is not on ZFS.
 func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
@@ -46,6 +59,16 @@ func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
 		}}), nil
 }
 
+// overZFS completes what a store on ZFS is opened with. The driver says why a tenant's dataset can not be used: what is below its mount point
+// without it is the root disk, where nothing may land.
+func (a *app) overZFS(c store.Config, conf *Config, verbs zfshelper.Verbs) (store.Config, error) {
+	z, err := a.driver(conf, verbs)
+	if z != nil {
+		c.Driver, c.Bodies = z, z
+	}
+	return c, err
+}
+
 // poolNews is what the supervisor tells a server about the pool.
 type poolNews struct {
 	Seq    uint64
@@ -65,7 +88,7 @@ func (s *supervisor) passNews(cmd *exec.Cmd) (stop func(), err error) {
 		return nil, err
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, there)
-	go supervise.Serve(here, s.poolVerbs(), nil)
+	go supervise.Serve(here, s.poolVerbs())
 	return func() { here.Close(); there.Close() }, nil
 }
 

@@ -38,6 +38,7 @@ func (s *spares) take(id string) error {
 	err := s.parent.Call("dataset", id, &left)
 	var refused *supervise.Error
 	if errors.As(err, &refused) && refused.Text == store.ErrNoSpare.Error() {
+		s.left.Store(0) // on ZFS it may be one that this server alone can not use
 		s.mu.Lock()
 		if s.out.IsZero() {
 			s.out = time.Now()
@@ -64,24 +65,6 @@ func (s *spares) follow(verb string) error {
 		s.left.Store(left)
 	}
 	return err
-}
-
-// followEvery is how often a server on ZFS asks whether there are datasets that it can not use.
-const followEvery = 10 * time.Second
-
-func (s *spares) watch(ctx context.Context) error {
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if err := s.follow("spares"); err != nil {
-			s.log.Error("ask for spare datasets", "error", err.Error())
-		}
-	}
 }
 
 // count is how many are left.

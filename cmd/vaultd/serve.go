@@ -32,6 +32,7 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/zfshelper"
 )
 
 // loadConfig reads the configuration of the store that was named.
@@ -223,7 +224,7 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	sc, err := h.storeConfig(a, conf, log)
+	sc, err := a.overZFS(conf.storeConfig(log), conf, zfshelper.Remote{Caller: h.parent})
 	if err != nil {
 		return err
 	}
@@ -231,7 +232,7 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 		h.pool.log = log
 	}
 	known := new(facts)
-	st, err := store.Open(a.dir, known.hook(sc))
+	st, err := store.Open(a.dir, known.hook(h.storeConfig(sc, log)))
 	if err != nil {
 		return err
 	}
@@ -314,9 +315,6 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
-	if conf.ZFS.Dataset != "" {
-		g.Go(func() error { return h.spares.watch(gctx) })
-	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, h.Procs) })
 	}

@@ -431,7 +431,15 @@ func (a *app) local(f func(*operations) error) error {
 		return err
 	}
 	log, known := newLogger(a.stderr, "text", "warn"), new(facts)
-	st, err := a.openStore(conf, log, known.hook)
+	verbs, err := a.helper(conf, log)
+	if err != nil {
+		return err
+	}
+	sc, err := a.overZFS(conf.storeConfig(log), conf, verbs)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, known.hook(sc))
 	if err != nil {
 		return err
 	}

@@ -347,7 +347,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 			cmd.Process.Kill()
 		})
 	}
-	go func() { answered <- supervise.Serve(here, verbs, nil) }()
+	go func() { answered <- supervise.Serve(here, verbs) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
@@ -369,7 +369,7 @@ func (s *supervisor) prepareDatasets(ctx context.Context) error {
 		return err
 	}
 	for _, path := range spoiled {
-		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
+		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, or its tenant's entry is lost (vaultd adopt); it is not used", "path", path)
 	}
 	err = s.layout.MakeProbe()
 	s.untried = err != nil
@@ -476,7 +476,6 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 			leaving.Store(true)
 			return nil, nil
 		},
-		"spares":  func(json.RawMessage) (any, error) { return s.spares.Left(), nil },
 		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
 	}
 	if s.zfs != nil {

@@ -21,7 +21,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -331,6 +330,7 @@ func (s *Store) Reload() error {
 		if sl.vault != nil {
 			sl.vault.SetPolicy(t.Core())
 			sl.quota.SetLimits(s.limitsOf(t))
+			s.writePolicyCopy(sl.vol.PolicyPath(), t)
 		}
 		sl.mu.Unlock()
 	}
@@ -504,18 +504,6 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	sl.told()
 	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
-}
-
-// writePolicyCopy leaves the policy in the dataset, for whoever adopts it without the catalog. It is
-// never read back by this store.
-func (s *Store) writePolicyCopy(path string, t tenant.Tenant) {
-	b, err := json.MarshalIndent(t, "", "  ")
-	if err == nil {
-		err = writeFile(path, append(b, '\n'))
-	}
-	if err != nil {
-		s.cfg.Log.Warn("copy policy into the dataset", "tenant", t.Name, "error", err.Error())
-	}
 }
 
 // writeFile replaces a small file at once.

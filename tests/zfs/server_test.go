@@ -21,6 +21,8 @@ type server struct {
 	dir  string // the store
 	home string // alice's
 
+	as string // whose process it is; "": root's
+
 	cmd *exec.Cmd
 	log *logBuffer
 }
@@ -72,6 +74,9 @@ func (s *server) serve() {
 	s.t.Helper()
 	s.log = &logBuffer{}
 	s.cmd = exec.Command(*vaultd, "serve", "--dir", s.dir, "--listen", "127.0.0.1:0")
+	if s.as != "" {
+		s.cmd = exec.Command("setpriv", append([]string{"--reuid", s.as, "--regid", s.as, "--clear-groups"}, s.cmd.Args...)...)
+	}
 	s.cmd.Stderr = s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(s.t, s.cmd.Start())
