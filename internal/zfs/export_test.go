@@ -21,3 +21,6 @@ func KindOf(text string) error { return kindOf(text) }
 
 // SetNow gives a cache another clock.
 func (k *Cache) SetNow(now func() time.Time) { k.now = now }
+
+// MountSource finds a mount in a table that is given.
+func MountSource(table string, id uint64) string { return mountSource([]byte(table), id) }
