@@ -66,7 +66,9 @@ func (b *bodied) snap(name, kind string) {
 	ok(b.t, b.vault.Barrier(context.Background())) // what was published is in the store, with its attributes
 }
 
-func (b *bodied) bodyPath(name string) string { return filepath.Join(b.dir, ".zfs/snapshot/vaultd-"+name) }
+func (b *bodied) bodyPath(name string) string {
+	return filepath.Join(b.dir, ".zfs/snapshot/vaultd-"+name)
+}
 
 // keep makes the body of the snapshot called name, of what is there now.
 func (b *bodied) keep(name string) string {
@@ -396,7 +398,10 @@ func TestBodyFallsBack(t *testing.T) {
 		"a symlink":       func(b *bodied, body string) { ok(b.t, os.Rename(body, body+"x")); ok(b.t, os.Symlink(body+"x", body)) },
 		"without journal": func(b *bodied, body string) { ok(b.t, exec.Command("sh", "-c", "rm "+body+"/journal/*").Run()) },
 		"later":           func(b *bodied, body string) { b.later(body, "two") },
-		"used twice":      func(b *bodied, body string) { ok(b.t, os.RemoveAll(body)); ok(b.t, os.Rename(b.bodyPath("zero"), body)) },
+		"used twice": func(b *bodied, body string) {
+			ok(b.t, os.RemoveAll(body))
+			ok(b.t, os.Rename(b.bodyPath("zero"), body))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBodied(t, appendonly.Policy{Mode: appendonly.Versioned})
