@@ -34,6 +34,7 @@ type Config struct {
 	ZFS      ZFSConfig      `toml:"zfs"`
 	Expire   ExpireConfig   `toml:"expire"`
 	Verify   VerifyConfig   `toml:"verify"`
+	Expect   ExpectConfig   `toml:"expect"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
 }
@@ -115,6 +116,9 @@ type StoreConfig struct {
 	// SpareSlots is how many datasets are made ahead for tenants that come while a confined server runs. When few are left it starts again by
 	// itself, as soon as no session is open. Default 64; more for who adds many tenants to a server that is never idle.
 	SpareSlots int `toml:"spare_slots"`
+	// User is the user that serves, where that is not the one that runs the operator's commands: `vaultd init`, as root, gives it the tenants' data
+	// and the server's own state, and what says who may do what stays root's. Default "", one user for everything. Trusted.
+	User string `toml:"user"`
 }
 
 // ExpireConfig is the [expire] section: the process that frees what retention lets go of.
@@ -124,6 +128,9 @@ type ExpireConfig struct {
 	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less,
 	// and removals, wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
 	CoolDown Duration `toml:"cool_down"`
+	// User is the user of an expire process of its own (vaultd-expire.service), to which `vaultd init`, as root, gives expire/. Default "": the
+	// supervisor starts it beside the server, as its own user. Trusted: a server's user that may write expire/ can have contents freed.
+	User string `toml:"user"`
 }
 
 // VerifyConfig is the [verify] section: reading what is stored again, beside everything else.
@@ -132,6 +139,12 @@ type VerifyConfig struct {
 	Every Duration `toml:"every"`
 	// Rate is how much is read a second, at most. Default "32MiB".
 	Rate Size `toml:"rate"`
+}
+
+// ExpectConfig is the [expect] section: what is expected of the backups of tenants that have no expectation of their own ("vaultd expect set").
+type ExpectConfig struct {
+	// MaxAge is how old a tenant's newest restorable push may be before "vaultd status" calls it late. Default 48h; 0s: however old.
+	MaxAge Duration `toml:"max_age"`
 }
 
 // DefaultsConfig is the [defaults] section: what a new tenant gets where `vaultd tenant add` says nothing.
@@ -210,9 +223,10 @@ func DefaultConfig() Config {
 			SegmentInterval: Duration{5 * time.Minute},
 			SpareSlots:      64,
 		},
-		ZFS:    ZFSConfig{Compression: "lz4", RecordSize: 128 << 10, Encryption: "off", Keys: "/etc/vaultd/keys"},
+		ZFS:    defaultZFS(),
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
+		Expect: ExpectConfig{MaxAge: Duration{48 * time.Hour}},
 		Defaults: DefaultsConfig{
 			Lock:             Duration{keeps.Lock},
 			Keep:             keeps.Keep.String(),

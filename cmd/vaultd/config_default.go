@@ -63,10 +63,18 @@ barrier_interval = "2s"
 segment_interval = "5m"
 # Datasets that are made ahead for tenants that come while the server runs. When few are left it starts again by itself, once no session is open.
 spare_slots = 64
+# The user that serves, where it is not the one that runs the commands ("": one for everything). "vaultd init", as root, gives it what it needs.
+user = ""
 
+# A store on ZFS: tenants are datasets below this one, which is mounted at the store's tenants/. "": tenants are directories.
 [zfs]
-# The dataset that holds the tenants' datasets, such as "tank/vaultd" ("vaultd init --pool tank" makes it). Empty: tenants are directories.
 dataset = ""
+# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
+reserve = "5%"
+# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
+scrub = "@monthly"
+# How often the pool is looked at.
+poll = "10s"
 # The socket of "vaultd zfs-helper", which runs zfs as root for a server that is not root. Empty: the server's supervisor runs zfs itself.
 helper = ""
 # What new datasets get: "lz4" or "zstd"; the largest block; a key of its own for each tenant ("on", "off"), and the directory of the
@@ -81,11 +89,17 @@ keys = "/etc/vaultd/keys"
 interval = "1h"
 # How long a schedule or hold that was weakened still counts, and how long other changes that promise less wait.
 cool_down = "7d"
+# The user of an expire process of its own (vaultd-expire.service), so that the server's can not free. "": started beside the server, as its user.
+user = ""
 
 [verify]
 # How often everything that is stored is read again and compared with the journal (0s: never), and how fast, at most, a second.
 every = "30d"
 rate = "32MiB"
+
+# How old the newest restorable push of a tenant may be that has no expectation of its own ("vaultd expect set"). 0s: however old.
+[expect]
+max_age = "48h"
 
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/term"
 
 	"vaultd/internal/admin"
+	"vaultd/internal/expect"
 	"vaultd/internal/rsync"
 	"vaultd/internal/scp"
 	"vaultd/internal/session"
@@ -31,6 +32,7 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/zfshelper"
 )
 
 // loadConfig reads the configuration of the store that was named.
@@ -93,29 +95,40 @@ func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 
 func (a *app) initCommand() *cobra.Command {
 	var f initFlags
+	var idle bool
 	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key, and with --pool a dataset on ZFS for its tenants", Args: cobra.NoArgs,
-		Long: "Makes what is missing of a store; what is there stays. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move).",
+		Long: "Makes what is missing of a store, and with store.user in the configuration gives each user its part of it: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move).",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.pool+f.dataset != "" {
-				return a.initZFS(cmd.Context(), &f)
-			}
-			if a.dryRun {
-				fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
-				return nil
+				if err := a.initZFS(cmd.Context(), &f); err != nil || a.dryRun {
+					return err
+				}
 			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
 			}
+			start := !idle && a.startable()
+			if a.dryRun {
+				return a.planInit(a.stdout, conf, start)
+			}
 			if err := a.initStore(conf); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
+			next := a.self("serve")
+			if start {
+				if err := a.startUnit(cmd.Context()); err != nil {
+					return err
+				}
+				next = a.self("status")
+			}
+			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
 			return nil
 		}}
 	c.Flags().StringVar(&f.pool, "pool", "", "put the tenants into the dataset vaultd of this ZFS pool")
 	c.Flags().StringVar(&f.dataset, "dataset", "", "put the tenants into this ZFS dataset")
 	c.Flags().BoolVar(&f.yes, "yes", false, "with --pool or --dataset: ask nothing")
+	c.Flags().BoolVar(&idle, "no-start", false, "leave the installed server as it is")
 	a.dryRunFlag(c)
 	return c
 }
@@ -133,7 +146,7 @@ func (a *app) initStore(conf *Config) error {
 			return fmt.Errorf("make host key: %w", err)
 		}
 	}
-	return nil
+	return a.share(conf)
 }
 
 // makeHostKey writes a new ed25519 key and its public half; an existing one is fs.ErrExist.
@@ -206,27 +219,33 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	sc, err := h.storeConfig(a, conf, log)
+	sc, err := a.overZFS(conf.storeConfig(log), conf, zfshelper.Remote{Caller: h.parent})
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, sc)
+	if h.pool != nil {
+		h.pool.log = log
+	}
+	known := new(facts)
+	st, err := store.Open(a.dir, known.hook(h.storeConfig(sc, log)))
 	if err != nil {
 		return err
 	}
-	state, err := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{})
+	state, err := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{Log: log, Running: known.running})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
+	known.state.Store(state)
 	live := a.newLiveConfig(conf, log, level, st)
 	live.expire = func() error { return h.parent.Call("reloaded", nil, nil) }
-	err = a.serveStore(ctx, live, keys, st, state, h)
+	err = a.serveStore(ctx, live, keys, st, state, known, h)
 	return errors.Join(err, st.Close(), state.Close())
 }
 
-func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, h *handover) error {
+func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, known *facts, h *handover) error {
 	conf, log := live.config(), live.log
 	acc := newAccess(st, state)
+	known.door.Store(acc)
 	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
 	if err != nil {
 		return err
@@ -252,28 +271,34 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	}
 	started := time.Now()
 	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
-	ops := &operations{st: st, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
 		}, door: door, live: live}
+	if h.pool != nil {
+		ops.pool = h.pool.report
+	}
+	acc.standing = ops.standing
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	replace := h.replacement(door, console, end)
+	h.pool.bound(console)
+	replace := h.replacement(door, console, func() bool { return h.pool.renew(st) }, end)
+	if h.pool != nil {
+		go h.pool.run(ctx, st, door.Abandon)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return known.settle(gctx, st) })
 	g.Go(func() error { return acc.watch(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
-	if conf.ZFS.Dataset != "" {
-		g.Go(func() error { return h.spares.watch(gctx) })
-	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, h.Procs) })
 	}
@@ -288,13 +313,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	var activated bool
+	c := &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
 			return err
 		}
-		return a.checkSurroundings(conf)
+		return a.checkSurroundings(conf, activated)
 	}}
+	c.Flags().BoolVar(&activated, "activated", false, "the service manager has the addresses already (vaultd.socket): do not try them")
+	return c
 }
 
 func (a *app) configCommand() *cobra.Command {

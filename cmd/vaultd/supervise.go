@@ -24,6 +24,7 @@ import (
 
 	"vaultd/internal/admin"
 	"vaultd/internal/confine"
+	"vaultd/internal/pool"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
 	"vaultd/internal/zfshelper"
@@ -42,6 +43,7 @@ type supervisor struct {
 	spares spareMaker
 	zfs    *store.ZFS      // nil: tenants are directories
 	helper zfshelper.Verbs // of zfs
+	care   *pool.Care      // nil: the store is not on ZFS
 	boot   string
 	procs  int
 
@@ -69,6 +71,10 @@ func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []st
 	}
 	ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
+	if s.care != nil {
+		s.care.Look(ctx)
+		go s.care.Run(ctx) // what it waits for may hang
+	}
 	expired := make(chan error, 1)
 	go func() {
 		expired <- s.expire.run(ctx, func(ctx context.Context) error { return a.keepExpiring(ctx, s.config(), s.log) })
@@ -94,6 +100,7 @@ func (s *supervisor) reloaded() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	next.Expire.User = s.conf.Expire.User // waits for a restart
 	if next.Expire != s.conf.Expire || next.Log != s.conf.Log {
 		s.conf.Expire, s.conf.Log = next.Expire, next.Log
 		s.expire.again()
@@ -123,6 +130,9 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		return err
 	}
 	if err := s.prepareZFS(ctx, dir); err != nil {
+		return err
+	}
+	if s.care, err = s.a.poolCare(s.conf, s.log); err != nil {
 		return err
 	}
 	s.layout = confine.Layout{Store: dir, Program: program}
@@ -224,12 +234,12 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 			return errors.Join(e, err)
 		default:
 		}
-		if ctx.Err() != nil || !s.wasReady.Load() {
-			return err
-		}
-		if leave {
+		if leave && ctx.Err() == nil {
 			pause = 0
 			continue
+		}
+		if ctx.Err() != nil || !s.wasReady.Load() {
+			return err
 		}
 		if time.Since(begin) > longLived {
 			pause = 0
@@ -257,21 +267,21 @@ type begun struct {
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
 	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
+	Pool      bool          `json:"pool"`  // news of it come over one more descriptor, behind the listeners'
+	Group     int           `json:"group"` // that may give commands; admin.NoGroup: none
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	spoiled, err := s.spares.Prepare(ctx, s.conf.Store.SpareSlots)
-	if err := s.unlessStorage(err); err != nil {
-		return false, err
+	var began pool.Report
+	if s.care != nil {
+		began = s.care.Report()
 	}
-	for _, path := range spoiled {
-		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
-	}
-	err = s.layout.MakeProbe()
-	s.untried = err != nil
-	if err := s.unlessStorage(err); err != nil {
-		return false, err
+	s.layout.Bare, s.untried = began.Out, began.Out
+	if !began.Out {
+		if err := s.prepareDatasets(ctx); err != nil {
+			return false, err
+		}
 	}
 	here, there, err := supervise.Pair()
 	if err != nil {
@@ -282,6 +292,12 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	cmd.Args[0] = "vaultd"
 	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
 	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
+	listeners := len(cmd.ExtraFiles) - (supervise.FDListen - supervise.FDControl)
+	stopNews, err := s.passNews(cmd)
+	if err != nil {
+		return false, errors.Join(err, there.Close())
+	}
+	defer stopNews()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	err = cmd.Start()
 	there.Close()
@@ -292,12 +308,20 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	answered := make(chan error, 1)
 	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
 	defer forget()
-	verbs := s.verbs(asked, &leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
-	go func() { answered <- supervise.Serve(here, verbs, nil) }()
+	verbs := s.verbs(asked, &leaving, listeners)
+	watch, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	if s.care != nil {
+		go s.watchPool(watch, began, func() {
+			leaving.Store(true)
+			cmd.Process.Kill()
+		})
+	}
+	go func() { answered <- supervise.Serve(here, verbs) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
-	err = cmd.Wait()
+	err = s.wait(ctx, cmd)
 	close(ended)
 	<-relayed
 	forget()
@@ -306,6 +330,20 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
 	}
 	return leaving.Load(), outcome(err)
+}
+
+// prepareDatasets makes what a server needs to be there before it is confined.
+func (s *supervisor) prepareDatasets(ctx context.Context) error {
+	spoiled, err := s.spares.Prepare(ctx, s.conf.Store.SpareSlots)
+	if err := s.unlessStorage(err); err != nil {
+		return err
+	}
+	for _, path := range spoiled {
+		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, or its tenant's entry is lost (vaultd adopt); it is not used", "path", path)
+	}
+	err = s.layout.MakeProbe()
+	s.untried = err != nil
+	return s.unlessStorage(err)
 }
 
 func (s *supervisor) args() []string {
@@ -318,6 +356,9 @@ func (s *supervisor) args() []string {
 	}
 	if confine.Mode(s.conf.Confine) != confine.Off {
 		args = append(args, "--enter")
+	}
+	if s.layout.Bare {
+		args = append(args, "--bare")
 	}
 	if s.untried {
 		args = append(args, "--untried")
@@ -363,10 +404,11 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
+	group := s.admin.Group()
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3}, nil
+			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+				Alive: every / 3, Group: group}, nil
 		},
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)
@@ -403,7 +445,6 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 			leaving.Store(true)
 			return nil, nil
 		},
-		"spares":  func(json.RawMessage) (any, error) { return s.spares.Left(), nil },
 		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
 	}
 	if s.zfs != nil {

@@ -33,7 +33,7 @@ func (a *app) zfsHelperCommand() *cobra.Command {
 }
 
 func (a *app) serveZFS(ctx context.Context, conf *Config, log *slog.Logger) error {
-	uid, gid, err := a.storeOwner()
+	uid, gid, err := a.storeOwner(conf)
 	if err != nil {
 		return err
 	}
@@ -124,8 +124,12 @@ func keepAlive(ctx context.Context) {
 	}
 }
 
-// storeOwner is whose store it is: the server's user.
-func (a *app) storeOwner() (uid, gid int, err error) {
+// storeOwner is whose the tenants' datasets are: the server's user.
+func (a *app) storeOwner(conf *Config) (uid, gid int, err error) {
+	if conf.Store.User != "" {
+		u, err := lookUp("store.user", conf.Store.User)
+		return u.uid, u.gid, err
+	}
 	st, err := statOwner(a.dir)
 	if err != nil {
 		return 0, 0, &os.PathError{Op: "stat", Path: a.dir, Err: err}

@@ -12,6 +12,8 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
+	"vaultd/internal/push"
 )
 
 // Access decides who may come in. Its methods are called by many goroutines.
@@ -42,6 +44,10 @@ type Login struct {
 	// Notices, when not nil, are what whoever logs in ought to know. With daily it returns those that a session shows unasked on
 	// stderr as it begins, which it does at most once a day, since they end up in the mail of cron jobs.
 	Notices func(daily bool) []string
+	// Ended, when not nil, is told of each session that has ended, after its barrier; of those that only read, too. It must not wait.
+	Ended func(push.Event)
+	// Own, when not nil, is what whoever logs in may know of how their vault stands; false: it is not known.
+	Own func() (inventory.Own, bool)
 }
 
 // ErrRevoked is what Open returns when the login would not be let in any more.

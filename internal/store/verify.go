@@ -72,6 +72,9 @@ func (s *Store) saveVerify(id string, v Verification) error {
 	if err != nil {
 		return err
 	}
+	if s.cfg.Verified != nil {
+		s.cfg.Verified(id, v)
+	}
 	return writeFile(s.verifyPath(id), b)
 }
 

@@ -21,6 +21,8 @@ type server struct {
 	dir  string // the store
 	home string // alice's
 
+	as string // whose process it is; "": root's
+
 	cmd *exec.Cmd
 	log *logBuffer
 }
@@ -74,6 +76,9 @@ func (s *server) serve() { s.serveBy() }
 func (s *server) serveBy(by ...string) {
 	s.t.Helper()
 	s.log = &logBuffer{}
+	if s.as != "" {
+		by = append(by, "setpriv", "--reuid", s.as, "--regid", s.as, "--clear-groups")
+	}
 	args := append(by, *vaultd, "serve", "--dir", s.dir, "--listen", "127.0.0.1:0")
 	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Stderr = s.log
