@@ -158,6 +158,66 @@ cd /; zfs rename %[1]s@vaultd-one %[1]s@kept; zfs snapshot %[1]s-clone@s; rm -rf
 	b.stop()
 }
 
+// Snapshots that are taken while a client changes all the time are the same in the index and in their bodies, to the last attribute.
+func TestViewsOfDriver(t *testing.T) {
+	s, root := zfsServer(t, "")
+	s.vaultd("init", "--dataset", root, "--yes")
+	s.serve()
+	t.Cleanup(func() {
+		if s.cmd.ProcessState == nil {
+			s.cmd.Process.Kill()
+			s.cmd.Wait()
+		}
+	})
+	s.vaultd("tenant", "add", "alice", "--key", s.home+"/key.pub", "--mode", "versioned", "--push-snapshots=false")
+	src := s.home + "/src"
+	sh(t, "mkdir -p %[1]s/d; for i in $(seq 40); do echo $i >%[1]s/d/$i; done", src)
+	runs(t, s.rsync("-a", src+"/", "vault:m/"))
+	var errs []string
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			n++
+			sh(t, "cd %[1]s; echo %[2]d >n; echo %[2]d >d/$((%[2]d %% 40 + 1)); mv d e%[2]d; mv e%[2]d d; ln -sfn %[2]d l; chmod $((600 + %[2]d %% 2 * 40)) d/7; mkdir -p x%[2]d; [ %[2]d -lt 3 ] || rmdir x$((%[2]d - 2)); rm -f d/new$((%[2]d - 1)); : >d/new%[2]d", src, n)
+			if out, err := s.rsync("-a", "--delete", src+"/", "vault:m/").CombinedOutput(); err != nil {
+				errs = append(errs, fmt.Sprintf("%v: %s", err, out))
+			}
+			if out, err := s.sftp(fmt.Sprintf("put %s/n s%d", src, n), fmt.Sprintf("chmod 600 s%d", n), fmt.Sprintf("rename s%d t%[1]d", n)).CombinedOutput(); err != nil {
+				errs = append(errs, fmt.Sprintf("%v: %s", err, out))
+			}
+		}
+	}()
+	for i := range 5 {
+		out := s.vaultd("snapshot", "create", "alice", "--name", fmt.Sprint("s", i), "--json")
+		if strings.Contains(out, "no_body") {
+			t.Errorf("s%d: %s", i, out)
+		}
+		sh(t, "sleep 2")
+	}
+	close(stop)
+	n := <-done
+	t.Logf("%d rounds", n)
+	for _, e := range errs {
+		t.Error(e)
+	}
+	out := s.vaultd("snapshot", "verify", "alice", "--all", "--hash")
+	t.Log(out)
+	if !strings.Contains(out, "alice: 5 snapshots compared") {
+		t.Errorf("verify: %s", out)
+	}
+	// Read by a client, each is one of the rounds, whole.
+	runs(t, s.rsync("-a", "vault:/.vault/snapshots/s4/m/", s.home+"/pulled/"))
+	sh(t, "grep -c s4 /proc/mounts")
+	s.stop()
+}
+
 // What must not be believed of a body's neighbourhood: nothing but reading is done there, and a server in a mount namespace of its own shows the
 // body where the host's mounts come to it, and else the index.
 func TestViewsPropagation(t *testing.T) {
