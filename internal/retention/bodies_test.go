@@ -482,6 +482,9 @@ func TestHoldMeanwhile(t *testing.T) {
 				acts[done]()
 				told = w.pool.all["vaultd-s0"] != z
 			}
+			if !told && !z.tags[snapshot.LegalTag] { // who was told that it is held may rely on it from that moment
+				t.Errorf("old %v, from call %d, %v: the tag is lost until the next run", old, when, gap)
+			}
 			if _, err := w.tryExpire(); err != nil {
 				t.Fatal(err)
 			}
