@@ -31,6 +31,7 @@ type Config struct {
 
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
+	ZFS      ZFSConfig      `toml:"zfs"`
 	Expire   ExpireConfig   `toml:"expire"`
 	Verify   VerifyConfig   `toml:"verify"`
 	Defaults DefaultsConfig `toml:"defaults"`
@@ -209,6 +210,7 @@ func DefaultConfig() Config {
 			SegmentInterval: Duration{5 * time.Minute},
 			SpareSlots:      64,
 		},
+		ZFS:    ZFSConfig{Compression: "lz4", RecordSize: 128 << 10, Encryption: "off", Keys: "/etc/vaultd/keys"},
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
 		Defaults: DefaultsConfig{

@@ -36,6 +36,7 @@ func (c *Config) check(bad checker) {
 	if s.SpareSlots > 100_000 {
 		bad("store.spare_slots", -1, "%d is more than 100000", s.SpareSlots)
 	}
+	c.ZFS.check(bad)
 	if c.Expire.Interval.Duration < 0 || c.Expire.Interval.Duration > 0 && c.Expire.Interval.Duration < time.Minute {
 		bad("expire.interval", -1, "%v: want 0s, or at least 1m", c.Expire.Interval)
 	}

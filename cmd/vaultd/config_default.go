@@ -64,6 +64,18 @@ segment_interval = "5m"
 # Datasets that are made ahead for tenants that come while the server runs. When few are left it starts again by itself, once no session is open.
 spare_slots = 64
 
+[zfs]
+# The dataset that holds the tenants' datasets, such as "tank/vaultd" ("vaultd init --pool tank" makes it). Empty: tenants are directories.
+dataset = ""
+# The socket of "vaultd zfs-helper", which runs zfs as root for a server that is not root. Empty: the server's supervisor runs zfs itself.
+helper = ""
+# What new datasets get: "lz4" or "zstd"; the largest block; a key of its own for each tenant ("on", "off"), and the directory of the
+# keys, which only root reads. Whoever loses a key has lost what that tenant stored.
+compression = "lz4"
+recordsize = "128KiB"
+encryption = "off"
+keys = "/etc/vaultd/keys"
+
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
 interval = "1h"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,7 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
+	"vaultd/internal/zfshelper"
 )
 
 // confinedCommand is the server: what "vaultd serve" starts, twice in the same process. With --enter it gives up all that it does not need, and
@@ -84,14 +86,20 @@ type handover struct {
 	spares    *spares
 }
 
-// storeConfig completes what a server's store is opened with.
-func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
+// storeConfig is what a server's store is opened with.
+func (h *handover) storeConfig(a *app, conf *Config, log *slog.Logger) (store.Config, error) {
 	h.spares = newSpares(h.parent, h.Spares, log)
+	c := conf.storeConfig(log)
 	c.Lock, c.Boot = h.lock, h.Boot
-	if h.Mode != confine.Off {
+	c, z, err := a.driver(conf, c, zfshelper.Remote{Caller: h.parent})
+	switch {
+	case err != nil:
+	case z != nil:
+		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
+	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
-	return c
+	return c, err
 }
 
 // replacement watches for the moment to be followed by another server, which ends this one with end.
@@ -223,3 +231,37 @@ type asking struct {
 func (d asking) Create(_ context.Context, id string) error { return d.spares.take(id) }
 
 var _ store.Driver = asking{}
+
+// askingZFS is the ZFS driver of a server that asks its supervisor.
+type askingZFS struct {
+	*store.ZFS
+	spares   *spares
+	confined bool
+}
+
+var _ store.Driver = askingZFS{}
+
+// Create implements store.Driver. What is made for a server that is confined, its successor can use.
+func (d askingZFS) Create(_ context.Context, id string) error {
+	err := d.spares.take(id)
+	if errors.Is(err, store.ErrNoSpare) && !d.confined {
+		return nil
+	}
+	return err
+}
+
+// Path implements store.Driver. A dataset that came to its place after this server had started is its successor's, too.
+func (d askingZFS) Path(id string) (string, error) {
+	path, err := d.ZFS.Path(id)
+	if err != nil || !d.confined {
+		return path, err
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return "", cmp.Or(d.spares.take(id), err)
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return path, unix.Close(fd)
+}

@@ -56,6 +56,34 @@ func (s *spares) take(id string) error {
 	return nil
 }
 
+// follow asks how many are left; with "catalog" it also says that the catalog changed.
+func (s *spares) follow(verb string) error {
+	var left int64
+	err := s.parent.Call(verb, nil, &left)
+	if err == nil {
+		s.left.Store(left)
+	}
+	return err
+}
+
+// followEvery is how often a server on ZFS asks whether there are datasets that it can not use.
+const followEvery = 10 * time.Second
+
+func (s *spares) watch(ctx context.Context) error {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := s.follow("spares"); err != nil {
+			s.log.Error("ask for spare datasets", "error", err.Error())
+		}
+	}
+}
+
 // count is how many are left.
 func (s *spares) count() int { return int(s.left.Load()) }
 

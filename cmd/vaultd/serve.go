@@ -92,21 +92,30 @@ func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 }
 
 func (a *app) initCommand() *cobra.Command {
-	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		if a.dryRun {
-			fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+	var f initFlags
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key, and with --pool a dataset on ZFS for its tenants", Args: cobra.NoArgs,
+		Long: "Makes what is missing of a store; what is there stays. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move).",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.pool+f.dataset != "" {
+				return a.initZFS(cmd.Context(), &f)
+			}
+			if a.dryRun {
+				fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+				return nil
+			}
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if err := a.initStore(conf); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
 			return nil
-		}
-		conf, err := a.loadConfig()
-		if err != nil {
-			return err
-		}
-		if err := a.initStore(conf); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
-		return nil
-	}}
+		}}
+	c.Flags().StringVar(&f.pool, "pool", "", "put the tenants into the dataset vaultd of this ZFS pool")
+	c.Flags().StringVar(&f.dataset, "dataset", "", "put the tenants into this ZFS dataset")
+	c.Flags().BoolVar(&f.yes, "yes", false, "with --pool or --dataset: ask nothing")
 	a.dryRunFlag(c)
 	return c
 }
@@ -197,7 +206,11 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, h.storeConfig(conf.storeConfig(log), log))
+	sc, err := h.storeConfig(a, conf, log)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, sc)
 	if err != nil {
 		return err
 	}
@@ -238,7 +251,8 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
-	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
+	ops := &operations{st: st, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
@@ -257,6 +271,9 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
+	if conf.ZFS.Dataset != "" {
+		g.Go(func() error { return h.spares.watch(gctx) })
+	}
 	if os.Getenv("GOMAXPROCS") == "" {
 		g.Go(func() error { return governProcs(gctx, h.Procs) })
 	}

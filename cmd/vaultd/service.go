@@ -14,6 +14,7 @@ import (
 	"vaultd/internal/archive"
 	"vaultd/internal/confine"
 	"vaultd/internal/journal"
+	"vaultd/internal/snapshot"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -134,7 +135,9 @@ func (o *operations) snapshots(ctx context.Context, in tenantRef) ([]snapshotRep
 
 type takenReply struct {
 	snapshotReply
-	Took time.Duration `json:"took_ns"` // the server's work
+	Body   *snapshot.Body `json:"body,omitempty"`    // on ZFS
+	NoBody string         `json:"no_body,omitempty"` // why it has none, where it should
+	Took   time.Duration  `json:"took_ns"`           // the server's work
 }
 
 func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (takenReply, error) {
@@ -153,7 +156,11 @@ func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (take
 		return takenReply{snapshotReply: snapshotReply{Name: in.Name, Kind: "manual", Time: begin.UTC()}}, err
 	}
 	s, err := o.st.Snapshot(ctx, t, in.Name, "manual")
-	return takenReply{snapshotOf(s), time.Since(begin)}, err
+	out := takenReply{snapshotReply: snapshotOf(s.SnapshotInfo), Body: s.Body, Took: time.Since(begin)}
+	if s.NoBody != nil {
+		out.NoBody = s.NoBody.Error()
+	}
+	return out, err
 }
 
 // pathRequest carries a client's path as bytes: names need not be UTF-8.
@@ -428,7 +435,7 @@ func (a *app) local(f func(*operations) error) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, conf.storeConfig(newLogger(a.stderr, "text", "warn")))
+	st, err := a.openStore(conf, newLogger(a.stderr, "text", "warn"))
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"vaultd/internal/confine"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
+	"vaultd/internal/zfshelper"
 )
 
 // program is the running program itself, even when its file was replaced.
@@ -38,7 +39,9 @@ type supervisor struct {
 	a      *app
 	conf   *Config // Expire and Log change with reloads, and are guarded by mu
 	log    *slog.Logger
-	spares *store.Spares
+	spares spareMaker
+	zfs    *store.ZFS      // nil: tenants are directories
+	helper zfshelper.Verbs // of zfs
 	boot   string
 	procs  int
 
@@ -119,7 +122,9 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if s.boot, err = store.BootID(); err != nil {
 		return err
 	}
-	s.spares = store.NewSpares(dir)
+	if err := s.prepareZFS(ctx, dir); err != nil {
+		return err
+	}
 	s.layout = confine.Layout{Store: dir, Program: program}
 	for _, k := range s.conf.SSH.HostKeys {
 		if !filepath.IsAbs(k) {
@@ -256,8 +261,8 @@ type begun struct {
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err := s.unlessFull(err); err != nil {
+	spoiled, err := s.spares.Prepare(ctx, s.conf.Store.SpareSlots)
+	if err := s.unlessStorage(err); err != nil {
 		return false, err
 	}
 	for _, path := range spoiled {
@@ -265,7 +270,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	err = s.layout.MakeProbe()
 	s.untried = err != nil
-	if err := s.unlessFull(err); err != nil {
+	if err := s.unlessStorage(err); err != nil {
 		return false, err
 	}
 	here, there, err := supervise.Pair()
@@ -285,28 +290,22 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	var leaving atomic.Bool
 	answered := make(chan error, 1)
-	verbs := s.verbs(&leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
-	go func() { answered <- supervise.Serve(here, verbs) }()
+	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
+	defer forget()
+	verbs := s.verbs(asked, &leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
+	go func() { answered <- supervise.Serve(here, verbs, nil) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
 	err = cmd.Wait()
 	close(ended)
 	<-relayed
+	forget()
 	here.Close()
 	if e := <-answered; e != nil {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
 	}
 	return leaving.Load(), outcome(err)
-}
-
-// unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
-func (s *supervisor) unlessFull(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		s.log.Error("the disk is full: no datasets are made ahead for new tenants", "error", err.Error())
-		return nil
-	}
-	return err
 }
 
 func (s *supervisor) args() []string {
@@ -359,12 +358,12 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
+func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
-	return map[string]supervise.Verb{
+	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
 				Alive: every / 3}, nil
@@ -393,7 +392,7 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 			if err := json.Unmarshal(args, &id); err != nil {
 				return nil, err
 			}
-			err := s.spares.Take(id)
+			err := s.spares.Take(ctx, id)
 			return s.spares.Left(), err
 		},
 		"alive": func(json.RawMessage) (any, error) {
@@ -404,7 +403,15 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 			leaving.Store(true)
 			return nil, nil
 		},
+		"spares":  func(json.RawMessage) (any, error) { return s.spares.Left(), nil },
+		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
 	}
+	if s.zfs != nil {
+		for _, name := range []string{"zfs.take", "zfs.bodies", "zfs.datasets", "zfs.pool"} {
+			table[name] = zfshelper.Table(ctx, s.helper)[name]
+		}
+	}
+	return table
 }
 
 // afterReady calls ready. When that fails, all ends as by a signal.

@@ -350,7 +350,7 @@ func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
 // how much is there, would leave a hole.
 func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload, err error) {
 	u = &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, handles: 1, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
-	f.v.mu.Lock()
+	f.v.lockNames()
 	var s spot
 	if o.Create {
 		err = f.needRoot(path)
@@ -571,7 +571,7 @@ func (f *FS) Replace(path string, data []byte, m Meta) error {
 }
 
 func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	if err := f.needRoot(path); err != nil {
 		return err

@@ -561,6 +561,8 @@ type SnapshotInfo struct {
 	At   Seq
 	Time time.Time
 	Kind string // push, manual, or the schedule that made it
+	// Chain is the record's hash in the journal's chain, in hex; only of a snapshot that was just taken.
+	Chain string
 }
 
 // Usage is the tenant's account, in bytes and counts.

@@ -42,18 +42,25 @@ import (
 	"vaultd/internal/volume"
 )
 
-// Driver makes and finds tenants' datasets, and gives scheduled snapshots a body of their own where
-// the file system can. Its datasets are directories in volume's layout.
+// Driver makes and finds tenants' datasets. They are directories in volume's layout.
 type Driver interface {
 	// Create makes an empty dataset. One that is there already is fs.ErrExist.
 	Create(ctx context.Context, id string) error
-	// Path is where a dataset is; fs.ErrNotExist when it is not.
+	// Path is where a dataset is; fs.ErrNotExist when it was never made. One that was made and can not be reached now (its pool is gone,
+	// its key is not loaded) is another error: it must never be taken for a tenant that has nothing.
 	Path(id string) (string, error)
-	// Snapshot is called after the journal has recorded a scheduled or manual snapshot.
-	Snapshot(ctx context.Context, id, name string) error
 }
 
-// Directory is the embedded default: a dataset is a directory, and a snapshot is its journal record.
+// Bodies gives scheduled and manual snapshots a body of their own (package snapshot), where the file system can.
+type Bodies interface {
+	// Gives reports whether a tenant's snapshots get bodies.
+	Gives(id string) bool
+	// Take makes the bodies of a batch in one transaction of the file system, holds them and reads them back; the names of all its
+	// tenants stand still for within. An error is about all of them; what is not in the result has no body.
+	Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error)
+}
+
+// Directory is the embedded default: a dataset is a directory. Its snapshots are journal records, without bodies.
 type Directory struct{ Dir string }
 
 var _ Driver = Directory{}
@@ -73,9 +80,6 @@ func (d Directory) Path(id string) (string, error) {
 	return p, err
 }
 
-// Snapshot does nothing: the instant in the journal is the snapshot.
-func (Directory) Snapshot(context.Context, string, string) error { return nil }
-
 // Config is how a store works.
 type Config struct {
 	Log                        *slog.Logger
@@ -84,6 +88,7 @@ type Config struct {
 	BarrierEvery, SegmentEvery time.Duration    // see appendonly.Config
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
+	Bodies                     Bodies           // nil: snapshots have none
 	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
 	Boot                       string           // of the machine, as BootID says; "": Open asks
 }
@@ -152,6 +157,11 @@ func Open(dir string, cfg Config) (*Store, error) {
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
 		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
+	if z, ok := cfg.Driver.(interface {
+		Space() (appendonly.Space, error)
+	}); ok {
+		s.floor.Space = z.Space
+	}
 	if s.boot = cfg.Boot; s.boot == "" {
 		if s.boot, err = BootID(); err != nil {
 			return nil, err
