@@ -162,12 +162,15 @@ func (x *expirer) bodiesOf(ctx context.Context, at place) (retention.Bodies, err
 		return nil, err
 	}
 	pool, _, _ := strings.Cut(at.dataset, "/")
-	p, err := client.Pool(ctx, pool)
-	if err == nil && (p.Health == "SUSPENDED" || p.Health == "UNAVAIL" || p.Health == "FAULTED") {
-		err = fmt.Errorf("pool %s is %s: %w", pool, p.Health, zfs.ErrSuspended)
-	}
-	if err != nil {
-		return nil, err
+	if pool != x.alive { // asked once for all the tenants of a pass
+		p, err := client.Pool(ctx, pool)
+		if err == nil && (p.Health == "SUSPENDED" || p.Health == "UNAVAIL" || p.Health == "FAULTED") {
+			err = fmt.Errorf("pool %s is %s: %w", pool, p.Health, zfs.ErrSuspended)
+		}
+		if err != nil {
+			return nil, err
+		}
+		x.alive = pool
 	}
 	return zfsBodies{client, at.dataset}, nil
 }

@@ -40,6 +40,7 @@ type expirer struct {
 	step     func(string) // tests; see retention.Config
 
 	zfs    *zfs.Client                                                   // made when the first tenant on ZFS comes
+	alive  string                                                        // the pool that answered
 	bodies func(ctx context.Context, at place) (retention.Bodies, error) // bodiesOf; tests
 }
 
