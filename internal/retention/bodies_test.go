@@ -495,6 +495,30 @@ func TestHoldMeanwhile(t *testing.T) {
 	}
 }
 
+// Who may only change the policy saves the body up to the last moment.
+func TestPolicyHasTheLastWord(t *testing.T) {
+	w := bodied(t)
+	w.forged = true
+	w.pool.before = func(op, name string) error {
+		if op == "list" && name == "vaultd-s0" {
+			w.policy.Holds = []tenant.Hold{{Snapshot: "s0", At: 1, Reason: "court"}}
+		}
+		return nil
+	}
+	x, err := w.openExpire(t, func(c *retention.Config) {
+		c.Bodies = w.pool
+		c.Current = func() (tenant.Retention, error) { return w.policy, nil }
+	})
+	w.must(err)
+	defer x.Close()
+	if _, err := x.Run(context.Background()); !errors.Is(err, retention.ErrChanged) {
+		t.Errorf("got %v", err)
+	}
+	if z := w.pool.all["vaultd-s0"]; z == nil || !z.tags[snapshot.HoldTag] {
+		t.Errorf("left %s: %+v", w.pool.names(), z)
+	}
+}
+
 // A tenant that is paused loses no body, and holds are put right all the same.
 func TestBodiesPaused(t *testing.T) {
 	w := bodied(t)
