@@ -76,7 +76,7 @@ func (c spaceCost) show(w io.Writer) {
 	if c.Churn.Out > 0 {
 		fmt.Fprintf(w, " and the lock lets go of %s", size(c.Churn.Out))
 	}
-	fmt.Fprintf(w, " (%d days)", c.Churn.Days)
+	fmt.Fprintf(w, " (last %dd)", c.Churn.Days)
 	switch {
 	case !c.Full.IsZero():
 		fmt.Fprintf(w, "; at this rate full on %s", c.Full.Format(time.DateOnly))
