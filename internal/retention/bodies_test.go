@@ -338,6 +338,7 @@ func TestBodyStays(t *testing.T) {
 		{"somebody's hold", func(_ *world, z *zsnap) { z.tags["court"] = true }, func(_ *world, z *zsnap) { delete(z.tags, "court") }, `held with the tag "court"`, nil, "vaultd-s2"},
 		{"the operator's tag before the policy says so", func(_ *world, z *zsnap) { z.tags[snapshot.LegalTag] = true }, func(*world, *zsnap) {}, `held with the tag "vaultd-legal"`, nil, "vaultd-s0 vaultd-s2"},
 		{"another was made under its name", func(w *world, z *zsnap) { w.pool.add(z.Name, nil, z.Seq, z.Head) }, func(*world, *zsnap) {}, "it was another when it was seen first", nil, "vaultd-s0 vaultd-s2"},
+		{"a copy in another pool", func(_ *world, z *zsnap) { z.CreateTXG += 1000; z.reader = true }, func(_ *world, z *zsnap) { z.reader = false }, "in use", nil, "vaultd-s2"},
 		{"its number was changed", func(_ *world, z *zsnap) { z.Seq = "7"; z.of = nil }, func(*world, *zsnap) {}, "", nil, "vaultd-s0 vaultd-s2"},
 		{"its number is none", func(_ *world, z *zsnap) { z.Seq = "0x5"; z.of = nil }, func(*world, *zsnap) {}, "it does not say the number of a record", nil, "vaultd-s0 vaultd-s2"},
 		{"its number is of no record yet", func(_ *world, z *zsnap) { z.Seq = "99999"; z.of = nil }, func(*world, *zsnap) {}, "there is no record 99999", nil, "vaultd-s0 vaultd-s2"},

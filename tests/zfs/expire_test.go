@@ -48,6 +48,9 @@ func TestExpirePowers(t *testing.T) {
 		refused(t, "", as+c, ds)
 	}
 	// A dataset that is mounted it can not destroy: unmounting is root's.
+	refused(t, "", as+"unmount %s/a; e=$?; zfs list %[1]s/a; exit $e", ds)
+	out, _ := exec.Command("runuser", "-u", user, "--", "zfs", "unmount", ds+"/a").CombinedOutput()
+	t.Logf("%s", out)
 	refused(t, "", as+"destroy %s/a", ds)
 	refused(t, "", as+"destroy -r %s", ds)
 	if got := sh(t, "zfs list -Hr -o name %s", ds); got != ds+"\n"+ds+"/a" {
