@@ -76,7 +76,7 @@ func newStore(t testing.TB, root, conf string) *zstore {
 	dir := t.TempDir()
 	z := &zstore{server: &server{t: t, dir: dir + "/vault", home: dir + "/alice"}, root: root}
 	must(t, errors.Join(os.MkdirAll(z.home, 0o700), os.MkdirAll(z.dir, 0o750)))
-	must(t, os.WriteFile(filepath.Join(z.dir, "vaultd.toml"), []byte("[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 1\n"+conf), 0o600))
+	must(t, os.WriteFile(filepath.Join(z.dir, "vaultd.toml"), []byte("[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 1\nsegment_interval = \"1s\"\n"+conf), 0o600))
 	sh(t, "ssh-keygen -q -t ed25519 -N '' -C alice -f %s/key", z.home)
 	z.vaultd("init", "--dataset", root, "--yes")
 	t.Cleanup(func() { clean(t, root) })
@@ -284,6 +284,7 @@ func TestExpireRemoval(t *testing.T) {
 	for range 6 {
 		z.says(0, nil, "expire", "alice")
 		z.older(100 * 24 * time.Hour)
+		time.Sleep(3 * time.Second) // the journal's segment is closed
 	}
 	z.says(0, []string{`autosnap stays until the next run: the dataset is not removed while it is there`}, "expire", "alice")
 	if got := z.bodies(); got != "autosnap:" {
