@@ -299,6 +299,8 @@ func TestExpireRemoval(t *testing.T) {
 	if text := sh(t, "cat %s/expire/%s/chain/journal/*.jsonl %[1]s/expire/%[2]s/chain/staging/* 2>/dev/null", z.dir, z.id); !strings.Contains(text, "ZFS dataset "+z.ds+" is removed") {
 		t.Errorf("chain:\n%s", text)
 	}
+	z.vaultd("tenant", "add", "alice", "--key", z.home+"/key.pub") // the name is free
+	z.put("a", "of another alice")
 	z.stop()
 }
 
