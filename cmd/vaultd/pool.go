@@ -151,7 +151,7 @@ func (s *supervisor) bootName() string {
 // watchPool ends a server whose pool was out and is back, or was imported anew: its vaults are to be opened again with their whole recovery, and its
 // confinement is bound to mounts that are gone. It is killed, for it may have threads that hang and can do nothing in order; a crash is what recovery is for.
 func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func()) {
-	out, load, seq := began.Out, uint64(0), began.Seq
+	load, seq := uint64(0), began.Seq
 	if began.Reading != nil {
 		load = began.Reading.Load
 	}
@@ -162,10 +162,8 @@ func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func(
 		}
 		seq = r.Seq
 		switch {
-		case r.Out:
-			out = true
-		case r.Failure != "" || r.Reading == nil:
-		case out || r.Reading.Load != load:
+		case r.Out || r.Failure != "" || r.Reading == nil:
+		case began.Out || r.Outages != began.Outages || r.Reading.Load != load:
 			s.log.Warn("the pool is back: the server starts again and goes through what was not acknowledged", "pool", r.Pool)
 			end()
 			select {

@@ -210,7 +210,7 @@ func TestServerPoolFull(t *testing.T) {
 	s := newPoolServer(t, "small/v", "scrub = \"\"\nreserve = \"10%\"")
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
-	must(t, os.WriteFile(work+"/big", noise("big", 40<<20), 0o644))
+	must(t, os.WriteFile(work+"/big", noise("big", 28<<20), 0o644))
 	s.serve()
 	runs(t, s.sftp("put "+work+"/one one"))
 	sh(t, "zfs create -o reservation=$(( $(zfs get -Hpo value available small) * 88 / 100 )) small/hog")
