@@ -86,9 +86,7 @@ func (a *app) onZFS(c store.Config, conf *Config) (store.Config, error) {
 	if err != nil {
 		return c, err
 	}
-	if real, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
-		dir = filepath.Join(real, filepath.Base(dir))
-	}
+	dir = pool.MountPoint(dir)
 	c.Mounted = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
 	// Of the root dataset: a tenant's own has a quota, which says nothing of the others.
 	c.Space = func() (appendonly.Space, error) {
@@ -146,6 +144,18 @@ func (s *supervisor) bootName() string {
 		return fmt.Sprintf("%s/%016x", s.boot, r.Load)
 	}
 	return s.boot + "/?"
+}
+
+// poolBefore is how the pool is when a server is to start. The table of mounts has the last word: a look may have failed, or be a few seconds old.
+func (s *supervisor) poolBefore() pool.Report {
+	if s.care == nil {
+		return pool.Report{}
+	}
+	r := s.care.Report()
+	if have, err := pool.MountedAt(); err != nil || have[s.care.Dir()] != r.Dataset {
+		r.Out = true
+	}
+	return r
 }
 
 // watchPool ends a server whose pool was out and is back, or was imported anew: its vaults are to be opened again with their whole recovery, and its

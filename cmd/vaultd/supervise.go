@@ -130,6 +130,11 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if s.care, err = s.a.poolCare(s.conf, s.log); err != nil {
 		return err
 	}
+	opened, err := s.a.onZFS(store.Config{}, s.conf)
+	if err != nil {
+		return err
+	}
+	s.spares.Mounted = opened.Mounted
 	s.layout = confine.Layout{Store: dir, Program: program}
 	for _, k := range s.conf.SSH.HostKeys {
 		if !filepath.IsAbs(k) {
@@ -268,10 +273,7 @@ type begun struct {
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	var began pool.Report
-	if s.care != nil {
-		began = s.care.Report()
-	}
+	began := s.poolBefore()
 	s.layout.Bare, s.untried = began.Out, began.Out
 	if !began.Out {
 		if err := s.prepareDatasets(); err != nil {

@@ -25,6 +25,9 @@ type Spares struct {
 	dir     string // the store's
 	catalog *tenant.DB
 
+	// Mounted says why a tenant's dataset is not where it should be: then nothing is made there. nil: all are.
+	Mounted func(id string) error
+
 	mu   sync.Mutex // guards free; held while one is taken
 	free []string   // names in spare/, made before the present server started
 }
@@ -47,6 +50,9 @@ func (s *Spares) Prepare(n int) (spoiled []string, err error) {
 		return nil, err
 	}
 	for _, t := range snap.Tenants() {
+		if s.Mounted != nil && s.Mounted(t.ID) != nil {
+			continue
+		}
 		path := filepath.Join(s.dir, confine.TenantsDir, t.ID)
 		v, err := volume.Open(path)
 		switch {

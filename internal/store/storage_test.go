@@ -173,3 +173,28 @@ func TestNotMounted(t *testing.T) {
 		t.Error("a dataset was made")
 	}
 }
+
+// Nothing is made at the mount point of a dataset that is not mounted.
+func TestSparesNotMounted(t *testing.T) {
+	dir, ids := spareStore(t, "one", "two")
+	at := filepath.Join(dir, "tenants", ids[0])
+	ok(t, os.MkdirAll(at, 0o750))
+	s := store.NewSpares(dir)
+	s.Mounted = func(id string) error {
+		if id == ids[0] {
+			return &store.UnavailableError{Why: "not mounted"}
+		}
+		return nil
+	}
+	_, err := s.Prepare(1)
+	ok(t, err)
+	if left, err := os.ReadDir(at); err != nil || len(left) > 0 {
+		t.Errorf("something was made below the mount point: %v, %v", left, err)
+	}
+	s.Mounted = nil
+	_, err = s.Prepare(1)
+	ok(t, err)
+	if left, _ := os.ReadDir(at); len(left) == 0 {
+		t.Error("the test shows nothing: it is not made when it may be")
+	}
+}
