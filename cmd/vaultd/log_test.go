@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -135,5 +136,36 @@ func TestLoggedRefusals(t *testing.T) {
 	}
 	if n := bytes.Count(b.Bytes(), []byte("\n")); n != 101 || s.Refusals() != 10_000 {
 		t.Errorf("%d lines, %d refusals", n, s.Refusals())
+	}
+}
+
+// Every field of the two kinds of lines that others read is in docs/logs.md.
+func TestLogFieldsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "logs.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	s := &session.Session{Log: newLogger(&b, "json", "debug").With("tenant", "acme", "proto", "exec", "remote", "192.0.2.1:5", "session", "0123"), Stderr: io.Discard}
+	s.Refused(&appendonly.DeniedError{Op: appendonly.OpRemove, Path: "/x", Rule: appendonly.P2})
+	e := push.Judge(push.Ending{Exit: 1}, push.Report{Push: true, Whole: push.No}, appendonly.Counts{Denied: map[appendonly.Denial]int64{{Op: appendonly.OpRemove, Rule: appendonly.P2}: 1}})
+	s.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", e.Attrs()...)
+	fields := map[string]bool{}
+	for line := range bytes.Lines(b.Bytes()) {
+		var l map[string]any
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Fatal(err)
+		}
+		for k := range l {
+			fields[k] = true
+		}
+	}
+	if len(fields) < 25 {
+		t.Errorf("only %d fields", len(fields))
+	}
+	for k := range fields {
+		if !bytes.Contains(doc, []byte("`"+k+"`")) {
+			t.Errorf("docs/logs.md does not tell of %q", k)
+		}
 	}
 }
