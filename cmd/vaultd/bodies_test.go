@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
 	"vaultd/internal/retention"
 	"vaultd/internal/snapshot"
@@ -232,7 +233,7 @@ func TestBodiesOutput(t *testing.T) {
 	if z.names() != "vaultd-forged vaultd-last" {
 		t.Errorf("left: %s", z.names())
 	}
-	st := statusReply{Tenants: []tenantStatus{{usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
+	st := statusReply{Tenants: []tenantStatus{{Tenant: inventory.Tenant{Name: "acme"}}}, Server: &serverStatus{}}
 	must(t, e.a.expireOutcomes(&st))
 	st.judge()
 	if v := st.Verdict; v.Exit != 1 || !strings.Contains(v.Text, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {
