@@ -46,7 +46,7 @@ type liveConfig struct {
 // fixed when a log or a vault is opened.
 var restartKeys = []string{"listen", "ssh.host_keys", "ssh.key_exchanges", "ssh.ciphers", "ssh.macs", "ssh.host_key_algorithms", "ssh.public_key_algorithms",
 	"confine", "store.barrier_interval", "store.segment_interval", "store.spare_slots", "store.user", "expire.user", "log.format",
-	"zfs.dataset", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
+	"zfs.dataset", "zfs.helper", "zfs.compression", "zfs.recordsize", "zfs.encryption", "zfs.keys", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
 
 // reloadKeys are in force as soon as they are read; defaults are read by the commands themselves.
 var reloadKeys = []string{"ssh.banner", "ssh.login_grace", "ssh.max_auth_tries", "ssh.pre_auth_per_address", "ssh.pre_auth_total", "ssh.pre_auth_rate", "ssh.ban_max", "ssh.trust_addresses", "ssh.connections_per_tenant",

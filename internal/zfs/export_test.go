@@ -31,3 +31,6 @@ func UseMountinfo(t testing.TB, name string) {
 	mountinfo = name
 	t.Cleanup(func() { mountinfo = was })
 }
+
+// MountSource finds a mount in a table that is given.
+func MountSource(table string, id uint64) string { return mountSource([]byte(table), id) }
