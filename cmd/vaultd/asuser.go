@@ -53,7 +53,7 @@ func (a *app) storeArgs(command string) []string {
 
 // served reports whose the store's data is, if it is another user's and this is root: who works on it then is that one.
 func (a *app) served() (account, bool) {
-	uid, gid, err := a.dataOwner()
+	uid, gid, err := a.storeOwner()
 	return account{uid: uid, gid: gid}, err == nil && os.Geteuid() == 0 && uid != 0
 }
 
@@ -124,7 +124,7 @@ func (a *app) asExpire(ctx context.Context) (done bool, err error) {
 	var o account
 	if st, serr := statOwner(filepath.Join(a.dir, expireDir)); serr == nil {
 		o.uid, o.gid = int(st.Uid), int(st.Gid)
-	} else if o.uid, o.gid, err = a.dataOwner(); errors.Is(err, fs.ErrNotExist) {
+	} else if o.uid, o.gid, err = a.storeOwner(); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	} else if err != nil {
 		return false, err

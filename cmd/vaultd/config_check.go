@@ -52,8 +52,12 @@ func (c *Config) check(bad checker) {
 	if c.Expire.User != "" && c.Expire.User == s.User {
 		bad("expire.user", -1, "%q serves, too: then leave this empty", s.User)
 	}
+	if d := c.Expect.MaxAge.Duration; d != 0 && d < time.Minute {
+		bad("expect.max_age", -1, "%v: want 0s, or at least 1m", c.Expect.MaxAge)
+	}
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
+	c.Metrics.check(bad)
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
 }
 

@@ -79,6 +79,12 @@ compression = "lz4"
 recordsize = "128KiB"
 encryption = "off"
 keys = "/etc/vaultd/keys"
+# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
+reserve = "5%"
+# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
+scrub = "@monthly"
+# How often the pool is looked at.
+poll = "10s"
 
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
@@ -92,6 +98,10 @@ user = ""
 # How often everything that is stored is read again and compared with the journal (0s: never), and how fast, at most, a second.
 every = "30d"
 rate = "32MiB"
+
+# How old the newest restorable push of a tenant may be that has no expectation of its own ("vaultd expect set"). 0s: however old.
+[expect]
+max_age = "48h"
 
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]
@@ -120,4 +130,16 @@ push_end_snapshots = true
 format = "auto"
 # The least that is logged: "debug", "info", "warn" or "error". A refusal is a warning.
 level = "info"
+
+# What a Prometheus may read; it names the tenants. docs/metrics.md has the metrics.
+[metrics]
+# ADDRESS:PORT of /metrics. "": nowhere; "vaultd metrics" prints the same.
+listen = "127.0.0.1:9391"
+# Files in PEM, for HTTPS. "": HTTP. They are read again at every reload.
+tls_cert = ""
+tls_key = ""
+# A file of NAME:HASH lines as "htpasswd -nB" makes them: who may read. "": whoever reaches the address.
+basic_auth = ""
+# Who has series of its own: true (every tenant), false (none) or "top:N" (the N that use the most).
+per_tenant = true
 `

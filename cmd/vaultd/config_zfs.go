@@ -1,9 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"math/bits"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
+	"vaultd/internal/tenant"
 	"vaultd/internal/zfs"
 )
 
@@ -26,13 +31,33 @@ type ZFSConfig struct {
 	// Keys is the directory of the keys, ID.key, 32 random bytes each, which the helper makes. Default "/etc/vaultd/keys". Only root
 	// may read it; the server never does. Keep a copy off this machine: without its key a dataset is lost, which is also how it is erased.
 	Keys string `toml:"keys"`
+	// Reserve is how much of the pool stays free, as a share ("5%") or a size: new data is refused below it, before ZFS does, and before a pool that
+	// is full to the last block can not even remove. Reads, locks and restores go on. Default "5%"; store.free_bytes counts, too.
+	Reserve Share `toml:"reserve"`
+	// Scrub is when the whole pool is read again, a cron line as for snapshots. Default "@monthly"; "": scrubs are
+	// started by somebody else, and nobody says that one is overdue.
+	Scrub string `toml:"scrub"`
+	// Poll is how often the pool is looked at. Default 10s. It is also how long a pool that went away may stay unnoticed.
+	Poll Duration `toml:"poll"`
+}
+
+func defaultZFS() ZFSConfig {
+	return ZFSConfig{Compression: "lz4", RecordSize: 128 << 10, Encryption: "off", Keys: "/etc/vaultd/keys", Reserve: Share{Percent: 5}, Scrub: "@monthly", Poll: Duration{10 * time.Second}}
 }
 
 func (z *ZFSConfig) check(bad checker) {
 	if z.Dataset != "" {
 		if err := zfs.CheckDataset(z.Dataset); err != nil {
-			bad("zfs.dataset", -1, "%v", err)
+			bad("zfs.dataset", -1, "%q is no dataset's name, like tank/vaultd", z.Dataset)
 		}
+	}
+	if z.Scrub != "" {
+		if err := tenant.CheckCron(z.Scrub); err != nil {
+			bad("zfs.scrub", -1, "%v", err)
+		}
+	}
+	if z.Poll.Duration < time.Second || z.Poll.Duration > time.Hour {
+		bad("zfs.poll", -1, "%v: want 1s to 1h", z.Poll)
 	}
 	if z.Helper != "" && !filepath.IsAbs(z.Helper) {
 		bad("zfs.helper", -1, "%q is not an absolute path", z.Helper)
@@ -45,4 +70,43 @@ func (z *ZFSConfig) check(bad checker) {
 	if !filepath.IsAbs(z.Keys) {
 		bad("zfs.keys", -1, "%q is not an absolute path", z.Keys)
 	}
+}
+
+// Share is a part of something: per cent of it, or bytes.
+type Share struct {
+	Percent float64
+	Bytes   Size
+}
+
+// Of is how many bytes that is of whole.
+func (s Share) Of(whole uint64) uint64 {
+	if s.Percent > 0 {
+		return uint64(float64(whole) * s.Percent / 100)
+	}
+	return uint64(s.Bytes)
+}
+
+// UnmarshalText reads "5%", or a size.
+func (s *Share) UnmarshalText(text []byte) error {
+	if p, ok := strings.CutSuffix(strings.TrimSpace(string(text)), "%"); ok {
+		n, err := strconv.ParseFloat(strings.TrimSpace(p), 64)
+		if err != nil || !(n >= 0 && n <= 50) {
+			return fmt.Errorf(`share %q: want 0%% to 50%%, or a size`, text)
+		}
+		*s = Share{Percent: n}
+		return nil
+	}
+	n, err := parseSize(string(text))
+	*s = Share{Bytes: Size(n)}
+	return err
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (s Share) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+func (s Share) String() string {
+	if s.Percent > 0 {
+		return strconv.FormatFloat(s.Percent, 'f', -1, 64) + "%"
+	}
+	return s.Bytes.String()
 }

@@ -38,7 +38,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	a.jsonFlag(list)
 	a.jsonFlag(create)
 	a.dryRunFlag(create)
-	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease())
+	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease(), a.snapshotVerify())
 	return c
 }
 
@@ -233,83 +233,4 @@ func (a *app) quotaCommand() *cobra.Command {
 	a.dryRunFlag(recount)
 	c.AddCommand(recount)
 	return c
-}
-
-func (a *app) statusCommand() *cobra.Command {
-	c := &cobra.Command{Use: "status", Short: "Is all well? Exit status 0: yes, 1: look at it, 2: act", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		var out statusReply
-		err := a.call(cmd.Context(), "status", struct{}{}, &out)
-		if err == nil {
-			err = a.expireOutcomes(&out)
-		}
-		if err != nil {
-			return err
-		}
-		code, verdict := judge(out)
-		err = a.print("vaultd.status/v1", out, func(w io.Writer) {
-			fmt.Fprintln(w, verdict)
-			if out.Server != nil && !out.Server.Confinement.Physical && verdict != out.Server.Confinement.Summary() {
-				fmt.Fprintf(w, "warning: %s\n", out.Server.Confinement.Summary())
-			}
-			var rows [][]string
-			for _, u := range out.Tenants {
-				state := "ok"
-				if u.ReadOnly != "" {
-					state = "READ-ONLY: " + u.ReadOnly
-				} else if nearlyFull(u) {
-					state = "nearly full"
-				} else if e := u.Expire; e != nil && e.Error != "" {
-					state = "nothing more is freed: " + e.Error
-				} else if e != nil && e.Paused != "" {
-					state = "expire is paused by " + e.Paused
-				}
-				rows = append(rows, []string{u.Tenant, state, size(u.Used), limit(u.Limit), fmt.Sprint(u.Files)})
-			}
-			if len(rows) > 0 {
-				table(w, []string{"TENANT", "STATE", "USED", "QUOTA", "NAMES"}, rows)
-			}
-		})
-		if err == nil && code != 0 {
-			err = &statusError{code}
-		}
-		return err
-	}}
-	a.jsonFlag(c)
-	return c
-}
-
-func nearlyFull(u usageReply) bool { return u.Limit > 0 && u.Used*10 >= u.Limit*9 }
-
-// judge says in one sentence how things are: 0 well, 1 a warning, 2 critical.
-func judge(s statusReply) (int, string) {
-	readOnly, full, stuck := 0, 0, 0
-	for _, u := range s.Tenants {
-		switch {
-		case u.ReadOnly != "":
-			readOnly++
-		case nearlyFull(u):
-			full++
-		case u.Expire != nil && u.Expire.Error != "":
-			stuck++
-		}
-	}
-	switch {
-	case readOnly > 0:
-		return 2, fmt.Sprintf("%d of %d tenants take no backups: their storage failed", readOnly, len(s.Tenants))
-	case s.Server == nil:
-		return 2, fmt.Sprintf("no server is running; %d tenants", len(s.Tenants))
-	case len(s.Server.Confinement.Failed) > 0:
-		return 1, s.Server.Confinement.Summary()
-	case s.Server.Config != nil && !s.Server.Config.OK:
-		return 1, fmt.Sprintf("serving %d tenants, and the last reload of the configuration, at %s, failed: vaultd check", len(s.Tenants), stamp(s.Server.Config.Tried))
-	case full > 0:
-		return 1, fmt.Sprintf("%d of %d tenants nearly full", full, len(s.Tenants))
-	case stuck > 0:
-		return 1, fmt.Sprintf("of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, len(s.Tenants))
-	}
-	text := fmt.Sprintf("serving %d tenants on %v, %d sessions", len(s.Tenants), s.Server.Listen, s.Server.Sessions)
-	if n := s.Server.Failures["rate_limited"]; n > 0 || s.Server.Bans > 0 {
-		text += fmt.Sprintf("; %d addresses banned, %d connections refused (vaultd bans)", s.Server.Bans, n)
-	}
-	return 0, text
 }

@@ -40,7 +40,7 @@ func (d *doctor) shared(list []owned) {
 			wrong(again, "%s has mode %#o, which is %#o more than it should have", o.path, st.Mode().Perm(), more)
 		}
 	}
-	uid, _, err := d.a.dataOwner()
+	uid, _, err := d.a.storeOwner()
 	if err != nil {
 		wrong(again, "%v", err)
 		return

@@ -194,8 +194,8 @@ func (a *app) giveBelow(o owned) error {
 	return nil
 }
 
-// dataOwner is whose data is in the store, the server's user: it has server/, or in a store of one user that was never served everything.
-func (a *app) dataOwner() (uid, gid int, err error) {
+// storeOwner is whose data is in the store, the server's user: it has server/, or in a store of one user that was never served everything.
+func (a *app) storeOwner() (uid, gid int, err error) {
 	st, err := statOwner(filepath.Join(a.dir, confine.ServerDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		st, err = statOwner(a.dir)
@@ -209,7 +209,7 @@ func (a *app) dataOwner() (uid, gid int, err error) {
 // mayOpen refuses a store that is another user's: what this process would make in it could be closed to that one. Root does
 // such work as that user (asServer).
 func (a *app) mayOpen() error {
-	uid, _, err := a.dataOwner()
+	uid, _, err := a.storeOwner()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // Open says what is wrong
 	}

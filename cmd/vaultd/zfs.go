@@ -6,39 +6,28 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"vaultd/internal/confine"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/zfs"
 	"vaultd/internal/zfshelper"
 )
 
-// tenantsDir is where tenants' datasets are mounted.
-func (a *app) tenantsDir() (string, error) {
-	dir, err := filepath.Abs(a.dir)
-	if err == nil {
-		var real string
-		if real, err = filepath.EvalSymlinks(dir); err == nil {
-			dir = real
-		}
-	}
-	return filepath.Join(dir, confine.TenantsDir), err
-}
-
-// zfsClient runs zfs(8). Between its own user and root it makes no difference: the tools say what is not allowed.
-func zfsClient(log *slog.Logger) (*zfs.Client, error) {
+// newZFS runs zfs(8). Between its own user and root it makes no difference: the tools say what is not allowed.
+func newZFS(log *slog.Logger) (*zfs.Client, error) {
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin") // where the tools are, and not every user's shell looks
 	return zfs.New(zfs.Config{Log: func(argv []string) { log.Debug("run", "argv", argv) }})
 }
 
 // helper is who runs zfs for a store: the helper's socket, or this process.
 func (a *app) helper(conf *Config, log *slog.Logger) (zfshelper.Verbs, error) {
+	if conf.ZFS.Dataset == "" {
+		return nil, nil
+	}
 	if conf.ZFS.Helper != "" {
 		return zfshelper.Remote{Caller: &zfshelper.Socket{Path: conf.ZFS.Helper}}, nil
 	}
@@ -47,7 +36,7 @@ func (a *app) helper(conf *Config, log *slog.Logger) (zfshelper.Verbs, error) {
 
 // ownHelper is the helper in this process. Datasets are given to the owner of the store.
 func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, error) {
-	client, err := zfsClient(log)
+	client, err := newZFS(log)
 	if err != nil {
 		return nil, err
 	}
@@ -73,18 +62,16 @@ func (c *Config) helperConfig(client *zfs.Client, dir string, uid, gid int, log 
 	return h
 }
 
-// driver completes what a store is opened with: its datasets are ZFS's where the configuration says so.
-func (a *app) driver(conf *Config, sc store.Config, verbs zfshelper.Verbs) (store.Config, *store.ZFS, error) {
+// driver is the ZFS driver of a store on ZFS; nil otherwise.
+func (a *app) driver(conf *Config, verbs zfshelper.Verbs) (*store.ZFS, error) {
 	if conf.ZFS.Dataset == "" {
-		return sc, nil, nil
+		return nil, nil
 	}
 	dir, err := a.tenantsDir()
 	if err != nil {
-		return sc, nil, err
+		return nil, err
 	}
-	z := &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow}
-	sc.Driver, sc.Bodies = z, z
-	return sc, z, nil
+	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow}, nil
 }
 
 // tenantsNow is the catalog as it is; nobody, when it can not be read.
@@ -94,21 +81,6 @@ func (a *app) tenantsNow() *tenant.Snapshot {
 		return new(tenant.Snapshot)
 	}
 	return snap
-}
-
-// openStore opens the store for a command, when no server runs.
-func (a *app) openStore(conf *Config, log *slog.Logger) (*store.Store, error) {
-	sc := conf.storeConfig(log)
-	if conf.ZFS.Dataset != "" {
-		verbs, err := a.helper(conf, log)
-		if err == nil {
-			sc, _, err = a.driver(conf, sc, verbs)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return store.Open(a.dir, sc)
 }
 
 // spareMaker makes datasets ahead.
@@ -140,7 +112,7 @@ func (s *supervisor) prepareZFS(ctx context.Context, dir string) error {
 	} else {
 		s.helper = zfshelper.Remote{Caller: &zfshelper.Socket{Path: s.conf.ZFS.Helper}}
 	}
-	_, z, err := s.a.driver(s.conf, store.Config{}, s.helper)
+	z, err := s.a.driver(s.conf, s.helper)
 	if err != nil {
 		return err
 	}
@@ -188,7 +160,7 @@ func (a *app) freshID(conf *Config, taken map[string]bool) (string, error) {
 	if conf.ZFS.Dataset == "" {
 		return "", nil
 	}
-	_, z, err := a.driver(conf, store.Config{}, nowhere{})
+	z, err := a.driver(conf, nowhere{})
 	if err != nil {
 		return "", err
 	}

@@ -177,7 +177,7 @@ func (a *app) rootHelper(conf *Config) (*zfshelper.Helper, error) {
 	if _, err := os.Stat(a.dir); err == nil {
 		return a.ownHelper(conf, log)
 	}
-	client, err := zfsClient(log)
+	client, err := newZFS(log)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (a *app) planFormer(ctx context.Context, conf *Config, was, root string) ([
 		return nil, errors.Join(fmt.Errorf("%s is there from an earlier time: move its tenants first (vaultd tenant move): %w", former, tenant.ErrConflict), err)
 	}
 	if at != "" {
-		client, err := zfsClient(newLogger(a.stderr, "text", "warn"))
+		client, err := newZFS(newLogger(a.stderr, "text", "warn"))
 		if err != nil {
 			return nil, err
 		}

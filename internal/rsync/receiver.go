@@ -22,6 +22,7 @@ type receiver struct {
 	list    *flist.List
 	q       *queue
 	ioError atomic.Int32 // what the client could not read
+	unsent  atomic.Bool  // something that was asked for
 	buf     []byte
 	tokens  delta.TokenReader
 }
@@ -135,6 +136,7 @@ func (r *receiver) message(code wire.Code, p []byte) error {
 		if !ok {
 			return nil
 		}
+		r.unsent.Store(true)
 		if t := r.q.answered(i); t != nil {
 			r.q.tell(event{kind: evFailed, t: t})
 		}
@@ -193,7 +195,7 @@ func (w *incoming) create() {
 	if info, err := w.up.Stat(); err == nil && info.Size == w.basis.have() {
 		return
 	}
-	w.up.Discard()
+	w.up.Supersede()
 	w.t.going, o.Truncate, o.Resume = false, true, false
 	w.up, w.err = w.r.FS.Create(w.t.path, o)
 }
@@ -330,7 +332,7 @@ func (w *incoming) depart() error {
 	if err != nil {
 		return err
 	}
-	w.up.Discard()
+	w.up.Supersede()
 	w.up = up
 	return up.CopyFrom(w.basis.arrived, 0, 0, w.size)
 }

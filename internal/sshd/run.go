@@ -15,6 +15,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/push"
 	"vaultd/internal/session"
 )
 
@@ -28,11 +29,15 @@ type run struct {
 	sess  *session.Session
 	key   string
 	cert  string
+	proto string
 	begun time.Time
 	io    *stream
 	close func(context.Context) error // of the FS; nil until it is open
+	ended func(push.Event)            // nil: nobody asks
 
+	left     atomic.Bool // abandon told the client, and whatever the session waits for goes on
 	finished sync.Once
+	told     sync.Once   // the client knows how it ended
 	returned atomic.Bool // the handler is done
 }
 
@@ -41,8 +46,8 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	who := k.login.Who
 	who.Protocol, who.Remote, who.Session = proto, k.conn.remote.String(), s.newID()
 	log := s.log.With("tenant", k.login.Tenant, "proto", proto, "remote", who.Remote, "session", who.Session)
-	st := &stream{k.conn, k.ch}
-	r := &run{srv: s, ch: k.ch, key: who.Key, cert: who.Cert, begun: time.Now(), io: st, sess: &session.Session{
+	st := &stream{conn: k.conn, ch: k.ch}
+	r := &run{srv: s, ch: k.ch, key: who.Key, cert: who.Cert, begun: time.Now(), io: st, ended: k.login.Ended, proto: proto, sess: &session.Session{
 		ID: who.Session, Tenant: k.login.Tenant, Command: command, Env: k.env,
 		Stdin: st, Stdout: st, Stderr: &stderr{ch: k.ch}, Log: log,
 	}}
@@ -52,6 +57,16 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	s.stats.sessions.Add(1)
 	s.stats.total.Add(1)
 	defer s.stats.sessions.Add(-1)
+	unhook := context.AfterFunc(s.away, func() { r.abandon() })
+	defer func() {
+		if !unhook() && r.left.Load() {
+			s.stats.abandoned.Add(-1)
+		}
+	}()
+	if s.away.Err() != nil {
+		r.finish(ErrUnavailable)
+		return
+	}
 
 	ctx, cancel := context.WithCancel(k.conn.ctx)
 	defer cancel()
@@ -63,6 +78,7 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 		r.finish(err)
 		return
 	}
+	r.sess.Own = k.login.Own
 	if told := k.login.Notices; told != nil {
 		r.sess.Notices = func() []string { return told(false) }
 		for _, line := range told(true) {
@@ -99,8 +115,8 @@ const quietTime = 2 * time.Second
 // close the channel. Closing the FS first makes sure that nothing happens afterwards.
 func (r *run) force(ctx context.Context) {
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errLost) || errors.Is(cause, errDead) {
-		return // reads and writes fail by themselves
+	if errors.Is(cause, errLost) || errors.Is(cause, errDead) || errors.Is(cause, errAbandoned) {
+		return // reads and writes fail by themselves; and what can hang is not begun once more
 	}
 	for !r.returned.Load() {
 		if r.srv.now()-r.io.conn.lastUse.Load() >= int64(quietTime) {
@@ -123,6 +139,50 @@ func (r *run) finish(err error) {
 				err = errors.Join(err, fmt.Errorf("close session: %w", berr))
 			}
 		}
+		if r.left.Load() { // what its client was told counts
+			code, err = exitTemporary, errors.Join(err, errAbandoned)
+		}
+		r.report(code, err) // first: who has the exit status finds the event
+		r.tell(code, line)
+	})
+}
+
+// report makes the session's event, its line in the log, and hands the event on.
+func (r *run) report(code int, err error) {
+	e := push.Ending{Session: r.sess.ID, Protocol: r.proto, Key: r.key, Began: r.begun, Ended: time.Now(),
+		Received: r.io.received.Load(), Sent: r.io.sent.Load(), Exit: code, Cut: cutOff(err)}
+	var counts appendonly.Counts
+	if r.sess.FS != nil {
+		counts = r.sess.FS.Counts()
+	}
+	ev := push.Judge(e, r.sess.Reported(), counts)
+	attrs := ev.Attrs()
+	attrs = append(attrs, slog.Int("refusals", r.sess.Refusals()))
+	if r.cert != "" {
+		attrs = append(attrs, slog.String("cert", r.cert))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", oneLine(err.Error())))
+	}
+	r.sess.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	if r.ended != nil {
+		r.ended(ev)
+	}
+}
+
+// cutOff reports whether a session did not come to its own end.
+func cutOff(err error) bool {
+	for _, end := range []error{errDraining, errRevoked, errIdle, errLost, errDead, errAbandoned, io.ErrUnexpectedEOF, context.Canceled, errPanic} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
+// tell ends the channel, once.
+func (r *run) tell(code int, line string) {
+	r.told.Do(func() {
 		r.sess.Finish()
 		if line != "" {
 			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
@@ -130,15 +190,22 @@ func (r *run) finish(err error) {
 		r.ch.CloseWrite()
 		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
 		r.ch.Close()
-		attrs := []slog.Attr{slog.String("key", r.key), slog.Duration("duration", time.Since(r.begun)),
-			slog.Int("refusals", r.sess.Refusals()), slog.Int("exit", code)}
-		if r.cert != "" {
-			attrs = append(attrs, slog.String("cert", r.cert))
-		}
-		if err != nil {
-			attrs = append(attrs, slog.String("error", oneLine(err.Error())))
-		}
-		r.sess.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	})
+}
+
+// abandon ends the session for its client and waits for nothing: what it does may hang in the kernel. It may end in order at the same moment; then it
+// has told so itself, after its barrier.
+func (r *run) abandon() {
+	r.told.Do(func() {
+		r.left.Store(true)
+		r.srv.stats.abandoned.Add(1)
+		r.sess.Log.Error("session abandoned: storage does not answer", "key", r.key, "duration", time.Since(r.begun))
+		go func() { // which waits for a client that does not read, until its connection is cut
+			fmt.Fprintf(r.sess.Stderr, "vaultd: error: %v\r\n", errAbandoned)
+			r.ch.CloseWrite()
+			r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{exitTemporary}))
+			r.ch.Close()
+		}()
 	})
 }
 
@@ -157,6 +224,8 @@ func exitStatus(err error, id string) (code int, line string) {
 		return exit.Code, ""
 	case errors.As(err, &denied):
 		return 77, "refused: " + oneLine(denied.Error())
+	case errors.Is(err, ErrUnavailable):
+		return exitTemporary, "error: " + ErrUnavailable.Error()
 	case errors.Is(err, appendonly.ErrReadOnly):
 		return 1, "error: " + appendonly.ErrReadOnly.Error()
 	case errors.Is(err, io.ErrUnexpectedEOF):

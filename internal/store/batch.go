@@ -191,8 +191,8 @@ func (s *Store) embody(ctx context.Context, batch []*standing) {
 	var bodies []snapshot.Body
 	err := fmt.Errorf("names stood still for %v before all did", time.Since(first).Round(time.Millisecond))
 	if within >= takeLeast {
-		// What takes longer than that is given up here, and the helper holds nothing of it.
-		tctx, cancel := context.WithTimeout(ctx, within+time.Second/2)
+		// What takes longer than that is given up here, and the helper holds nothing of it. A server that ends waits for it.
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within+time.Second/2)
 		bodies, err = s.cfg.Bodies.Take(tctx, instants, within)
 		cancel()
 	}

@@ -33,6 +33,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		s.takeDue(ctx, clock)
 		s.takeWaiting(ctx)
+		s.tellAll()
 		s.closeIdle()
 		select {
 		case <-ctx.Done():
@@ -76,6 +77,9 @@ func (s *Store) takeDue(ctx context.Context, clock *snapshot.Clock) {
 // takeScheduled takes a snapshot without a body of a tenant in which something changed since its newest one: where nothing did, that one shows the
 // present too.
 func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string) {
+	if s.available(t.ID) != nil {
+		return // the pool's alarm says it once for all
+	}
 	if _, err := s.cfg.Driver.Path(t.ID); errors.Is(err, fs.ErrNotExist) {
 		return // nobody has come yet
 	}
@@ -86,7 +90,7 @@ func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string)
 		_, err := s.named(snapshot.Name(s.cfg.Now(), kind), func(name string) (appendonly.SnapshotInfo, error) { return v.Snapshot(ctx, name, kind) })
 		return err
 	})
-	if err != nil {
+	if away := (*UnavailableError)(nil); err != nil && !errors.As(err, &away) {
 		s.cfg.Log.Error("take snapshot", "tenant", t.Name, "kind", kind, "error", err.Error())
 	}
 }

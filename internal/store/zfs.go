@@ -40,8 +40,8 @@ var (
 
 // What is said of a dataset that is there and can not be reached.
 var (
-	ErrLocked  = errors.New("the vault is locked: its encryption key is not loaded; its operator can unlock it")
-	ErrOffline = errors.New("the vault's storage is not there at the moment; try again later")
+	ErrLocked  error = &UnavailableError{Why: "its key is not loaded", Text: "the vault is locked: its encryption key is not loaded; its operator can unlock it"}
+	ErrOffline error = &UnavailableError{Why: "its dataset is not mounted"}
 )
 
 // refquotaOf stands behind the tenant's quota: nothing of what the tenant may use is ever refused by ZFS.
@@ -87,8 +87,16 @@ func (z *ZFS) make(ctx context.Context, id string, refquota uint64, layOut func(
 	return layOut(dir) // fs.ErrExist where that was done
 }
 
+// Former is where a tenant is that waits to be moved into its dataset (vaultd tenant move).
+func (z *ZFS) Former(id string) string {
+	return filepath.Join(filepath.Dir(z.Dir), confine.FormerDir, id)
+}
+
 // Path implements Driver.
 func (z *ZFS) Path(id string) (string, error) {
+	if _, err := os.Lstat(z.Former(id)); !errors.Is(err, fs.ErrNotExist) {
+		return z.Former(id), err
+	}
 	dir := filepath.Join(z.Dir, id)
 	at, err := z.mounted(dir)
 	if err != nil {
@@ -97,15 +105,14 @@ func (z *ZFS) Path(id string) (string, error) {
 	if at == z.Dataset+"/"+id {
 		return dir, nil
 	}
-	former := filepath.Join(filepath.Dir(z.Dir), confine.FormerDir, id)
-	if _, err := os.Lstat(former); !errors.Is(err, fs.ErrNotExist) {
-		return former, err
-	}
 	return "", z.why(id)
 }
 
 // Gives implements Bodies: tenants that wait to be moved have none.
 func (z *ZFS) Gives(id string) bool {
+	if _, err := os.Lstat(z.Former(id)); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
 	at, err := z.mounted(filepath.Join(z.Dir, id))
 	return err == nil && at == z.Dataset+"/"+id
 }

@@ -22,8 +22,8 @@ type ZFSSpares struct {
 	catalog *tenant.DB
 	dir     string // the store's
 
-	mu   sync.Mutex      // guards what follows
-	made map[string]bool // ids of the datasets that the present server has rules for
+	mu   sync.Mutex        // guards what follows
+	made map[string]string // where the datasets are that the present server has rules for, by id
 }
 
 // NewZFSSpares returns those of the store in dir.
@@ -54,7 +54,7 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 	if err != nil {
 		return nil, err
 	}
-	known, have, made := ids(snap), map[string]bool{}, map[string]bool{}
+	known, have, made := ids(snap), map[string]bool{}, map[string]string{}
 	free := 0
 	for _, d := range all {
 		have[d.ID] = true
@@ -62,22 +62,24 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 		switch {
 		case err != nil: // locked, or not mounted: it is said to who opens it
 		case known[d.ID]:
-			made[d.ID] = s.layOut(path) == nil
+			if s.layOut(path) == nil {
+				made[d.ID] = path
+			}
 		case volume.Untouched(path) || s.layOut(path) == nil && volume.Untouched(path):
-			made[d.ID] = true
+			made[d.ID] = path
 			free++
 		default:
 			spoiled = append(spoiled, path)
 		}
 	}
 	for _, t := range snap.Tenants() {
-		if _, err := s.zfs.Path(t.ID); err == nil {
-			made[t.ID] = true // also one that waits to be moved
+		if path, err := s.zfs.Path(t.ID); err == nil {
+			made[t.ID] = path // also of one that waits to be moved
 		} else if !have[t.ID] {
 			if err := s.zfs.make(ctx, t.ID, refquotaOf(t), volume.Create); err != nil {
 				return spoiled, err
 			}
-			made[t.ID] = true
+			made[t.ID] = filepath.Join(s.zfs.Dir, t.ID)
 		}
 	}
 	for ; free < n; free++ {
@@ -85,7 +87,7 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 		if err := s.zfs.make(ctx, id, spareRefquota, volume.CreateSpare); err != nil {
 			return spoiled, err
 		}
-		made[id] = true
+		made[id] = filepath.Join(s.zfs.Dir, id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,10 +130,8 @@ func (s *ZFSSpares) Left() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range snap.Tenants() {
-		if !s.made[t.ID] {
-			if _, err := s.zfs.Path(t.ID); err == nil || errors.Is(err, fs.ErrNotExist) {
-				return 0
-			}
+		if path, err := s.zfs.Path(t.ID); err == nil && s.made[t.ID] != path || errors.Is(err, fs.ErrNotExist) {
+			return 0
 		}
 	}
 	left := 0
@@ -159,8 +159,8 @@ func (s *ZFSSpares) Take(ctx context.Context, id string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch _, err := s.zfs.Path(id); {
-	case err == nil && s.made[id]:
+	switch path, err := s.zfs.Path(id); {
+	case err == nil && s.made[id] == path:
 		return fmt.Errorf("make dataset for %s: %w", id, fs.ErrExist)
 	case errors.Is(err, fs.ErrNotExist):
 		if err := s.zfs.make(ctx, id, refquotaOf(t), volume.Create); err != nil {

@@ -68,8 +68,11 @@ func Pair() (here net.Conn, there *os.File, err error) {
 }
 
 // Serve answers until the other side is gone, which is nil, or breaks the protocol. Several requests are answered at once; Serve returns when all
-// have ended, and calls gone before it waits for them (nil: it just waits).
-func Serve(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
+// have ended.
+func Serve(c io.ReadWriter, verbs map[string]Verb) error { return ServeUntil(c, verbs, func() {}) }
+
+// ServeUntil is Serve, and calls gone before it waits for those that have not ended.
+func ServeUntil(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
 	var all sync.WaitGroup
 	places := make(chan struct{}, maxAtOnce)
 	var mu sync.Mutex // one line at a time
@@ -92,9 +95,7 @@ func Serve(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
 		})
 		return nil
 	})
-	if gone != nil {
-		gone()
-	}
+	gone()
 	all.Wait()
 	return err
 }

@@ -29,7 +29,7 @@ func connect(t *testing.T, verbs map[string]supervise.Verb) (net.Conn, <-chan er
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- supervise.Serve(here, verbs, nil); here.Close() }()
+	go func() { ended <- supervise.Serve(here, verbs); here.Close() }()
 	t.Cleanup(func() { c.Close() })
 	return c, ended
 }
@@ -118,6 +118,6 @@ func FuzzServe(f *testing.F) {
 			io.Reader
 			io.Writer
 		}{strings.NewReader(string(in)), io.Discard}
-		supervise.Serve(rw, map[string]supervise.Verb{"known": func(json.RawMessage) (any, error) { return nil, nil }}, nil)
+		supervise.Serve(rw, map[string]supervise.Verb{"known": func(json.RawMessage) (any, error) { return nil, nil }})
 	})
 }

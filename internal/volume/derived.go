@@ -51,6 +51,9 @@ func (v *Volume) IndexPath() string { return filepath.Join(v.path, derivedDir, i
 // PolicyPath is where a copy of the tenant's policy is left, for whoever adopts the dataset without the catalog.
 func (v *Volume) PolicyPath() string { return filepath.Join(v.path, derivedDir, policyName) }
 
+// PolicyCopy is PolicyPath, of the dataset in dir.
+func PolicyCopy(dir string) string { return filepath.Join(dir, derivedDir, policyName) }
+
 // BodiesPath is where, in the dataset in dir, the bodies of its snapshots are noted (package snapshot).
 func BodiesPath(dir string) string { return filepath.Join(dir, derivedDir, bodiesName) }
 

@@ -1,6 +1,9 @@
 package zfs
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
 // ParseStatus and the others are the parsers, for what only texts can show.
 func ParseStatus(pool, out string) (*Pool, error) {
@@ -21,6 +24,13 @@ func KindOf(text string) error { return kindOf(text) }
 
 // SetNow gives a cache another clock.
 func (k *Cache) SetNow(now func() time.Time) { k.now = now }
+
+// UseMountinfo has another file say what is mounted.
+func UseMountinfo(t testing.TB, name string) {
+	was := mountinfo
+	mountinfo = name
+	t.Cleanup(func() { mountinfo = was })
+}
 
 // MountSource finds a mount in a table that is given.
 func MountSource(table string, id uint64) string { return mountSource([]byte(table), id) }

@@ -88,12 +88,11 @@ func (h *Helper) create() []Step {
 	}}}, h.mount(true)...)
 }
 
-// mount are the steps that bring the root to its place, and give it to the server's group for reading: nobody but the helper makes
-// anything in it.
+// mount are the steps that bring the root to its place, and give it to the server's user, as a directory of tenants is.
 func (h *Helper) mount(mounted bool) []Step {
 	what := fmt.Sprintf("mount %s at %s", h.cfg.Dataset, h.cfg.Dir)
 	if mounted {
-		what = fmt.Sprintf("give %s to group %d, for reading", h.cfg.Dir, h.cfg.GID)
+		what = fmt.Sprintf("give %s to user %d", h.cfg.Dir, h.cfg.UID)
 	}
 	return []Step{{what, func(ctx context.Context) error {
 		at, err := h.open(h.cfg.Dir, h.cfg.Dataset)
@@ -106,7 +105,7 @@ func (h *Helper) mount(mounted bool) []Step {
 		if err != nil {
 			return err
 		}
-		return errors.Join(at.Chown(0, h.cfg.GID), at.Chmod(dirMode), at.Close())
+		return errors.Join(at.Chown(h.cfg.UID, h.cfg.GID), at.Chmod(dirMode), at.Close())
 	}}}
 }
 

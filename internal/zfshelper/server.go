@@ -104,7 +104,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := supervise.Serve(c, Table(ctx, s.Verbs), cancel); err != nil {
+	if err := supervise.ServeUntil(c, Table(ctx, s.Verbs), cancel); err != nil {
 		s.Log.Warn("zfs helper: a client broke the protocol", "uid", uid, "error", err.Error())
 	}
 }

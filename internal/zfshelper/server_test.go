@@ -222,7 +222,7 @@ func FuzzServer(f *testing.F) {
 		supervise.Serve(struct {
 			io.Reader
 			io.Writer
-		}{bytes.NewReader(in), &out}, zfshelper.Table(context.Background(), &recorder{}), nil)
+		}{bytes.NewReader(in), &out}, zfshelper.Table(context.Background(), &recorder{}))
 		if out.Len() > 0 && !bytes.HasSuffix(out.Bytes(), []byte("}\n")) {
 			t.Errorf("answered %q", out.Bytes())
 		}
