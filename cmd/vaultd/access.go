@@ -11,6 +11,8 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
+	"vaultd/internal/push"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -21,8 +23,15 @@ type access struct {
 	st    *store.Store
 	state *tenant.State
 
-	mu     sync.Mutex // guards logins
-	logins map[*login]struct{}
+	// observers are told of each session that has ended, after the state; fixed before the first one begins. They must not wait.
+	observers []func(tenantID string, e push.Event)
+	standing  func(tenantID string) (inventory.Tenant, bool) // nil: nobody knows
+	soft      func(tenantID string) string                   // words for a tenant above its soft quota; nil: nobody knows
+	unwritten func()                                         // told when audit lines could not be written into a journal; nil: nobody asks
+
+	mu       sync.Mutex // guards what follows
+	logins   map[*login]struct{}
+	sessions map[string]begunSession // by session id, from Open on until it has ended
 
 	told told // who was told today of what waits
 }
@@ -41,7 +50,7 @@ type login struct {
 }
 
 func newAccess(st *store.Store, state *tenant.State) *access {
-	return &access{st: st, state: state, logins: map[*login]struct{}{}}
+	return &access{st: st, state: state, logins: map[*login]struct{}{}, sessions: map[string]begunSession{}}
 }
 
 // authenticate looks a key, or a certificate, up in the catalog. The error's text tells the reason, and is for the log.
@@ -98,6 +107,8 @@ func (a *access) Verified(user string, key gossh.PublicKey, remote netip.Addr) (
 		Verify:  k.Verify,
 		Revoked: l.revoked,
 		Notices: func(daily bool) []string { return a.notices(k, remote, daily) },
+		Ended:   func(e push.Event) { a.over(t.ID, e) },
+		Own:     func() (inventory.Own, bool) { return a.own(t.ID, k) },
 	}, nil
 }
 
@@ -129,11 +140,33 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 		return nil, nil, err
 	}
 	fs := v.Session(who)
+	a.began(who.Session, begunSession{tenant: l.tenant, key: who.Key, protocol: who.Protocol, began: time.Now(), fs: fs})
 	return fs, func(ctx context.Context) error {
 		defer done()
 		defer a.count(l, -1)
 		return fs.Close(ctx)
 	}, nil
+}
+
+// ownPushes is how many of its newest pushes a tenant is shown.
+const ownPushes = 10
+
+// own is what a tenant may see of itself: with a key that is rooted in a directory, of that and of that key.
+func (a *access) own(tenantID string, k tenant.Key) (out inventory.Own, known bool) {
+	if a.standing == nil {
+		return out, false
+	}
+	if out.Tenant, known = a.standing(tenantID); !known {
+		return out, false
+	}
+	err := a.state.Pushes(tenantID, tenant.PushQuery{}, func(e push.Event) bool {
+		if k.Path == "" || e.Key == k.ID {
+			out.Pushes = append(out.Pushes, e)
+		}
+		return len(out.Pushes) < ownPushes
+	})
+	out.Below(k.Path)
+	return out, err == nil
 }
 
 func (a *access) count(l *login, n int) {
@@ -173,7 +206,7 @@ func (a *access) recheck() {
 func (a *access) reload() error {
 	err := a.st.Reload()
 	a.recheck()
-	a.st.Announce(context.Background()) // logs what fails; the catalog's change is made all the same
+	a.announce(context.Background()) // logs what fails; the catalog's change is made all the same
 	return err
 }
 
@@ -181,7 +214,7 @@ func (a *access) reload() error {
 func (a *access) watch(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
-	a.st.Announce(ctx)
+	a.announce(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -191,8 +224,15 @@ func (a *access) watch(ctx context.Context) error {
 			if err := a.settle(); err != nil {
 				return err
 			}
-			a.st.Announce(ctx)
+			a.announce(ctx)
 		}
+	}
+}
+
+// announce writes what is new of the audit log into the journals.
+func (a *access) announce(ctx context.Context) {
+	if err := a.st.Announce(ctx); err != nil && ctx.Err() == nil && a.unwritten != nil {
+		a.unwritten()
 	}
 }
 

@@ -46,8 +46,12 @@ func (c *Config) check(bad checker) {
 		bad("verify.every", -1, "%v is negative", c.Verify.Every)
 	}
 	atLeast(bad, "verify.rate", int64(c.Verify.Rate), 1<<20)
+	if d := c.Expect.MaxAge.Duration; d != 0 && d < time.Minute {
+		bad("expect.max_age", -1, "%v: want 0s, or at least 1m", c.Expect.MaxAge)
+	}
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
+	c.Metrics.check(bad)
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
 }
 

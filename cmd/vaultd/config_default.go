@@ -75,6 +75,10 @@ cool_down = "7d"
 every = "30d"
 rate = "32MiB"
 
+# How old the newest restorable push of a tenant may be that has no expectation of its own ("vaultd expect set"). 0s: however old.
+[expect]
+max_age = "48h"
+
 # What a new tenant gets where "vaultd tenant add" says nothing. Tenants that exist are not changed.
 [defaults]
 # "strict": names are written once. "versioned": names may move on, what they were stays readable.
@@ -102,4 +106,16 @@ push_end_snapshots = true
 format = "auto"
 # The least that is logged: "debug", "info", "warn" or "error". A refusal is a warning.
 level = "info"
+
+# What a Prometheus may read; it names the tenants. docs/metrics.md has the metrics.
+[metrics]
+# ADDRESS:PORT of /metrics. "": nowhere; "vaultd metrics" prints the same.
+listen = "127.0.0.1:9391"
+# Files in PEM, for HTTPS. "": HTTP. They are read again at every reload.
+tls_cert = ""
+tls_key = ""
+# A file of NAME:HASH lines as "htpasswd -nB" makes them: who may read. "": whoever reaches the address.
+basic_auth = ""
+# Who has series of its own: true (every tenant), false (none) or "top:N" (the N that use the most).
+per_tenant = true
 `

@@ -80,6 +80,7 @@ type handover struct {
 	lock      *os.File
 	admin     *admin.Listener
 	listeners []*pausable
+	metrics   net.Listener // nil: there is none
 	report    confine.Report
 	spares    *spares
 }
@@ -161,7 +162,11 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 }
 
 func (h *handover) inherit() error {
-	for fd := supervise.FDLock; fd < supervise.FDListen+h.Listeners; fd++ {
+	all := h.Listeners
+	if h.Metrics {
+		all++
+	}
+	for fd := supervise.FDLock; fd < supervise.FDListen+all; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
@@ -169,11 +174,15 @@ func (h *handover) inherit() error {
 	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock")); err != nil {
 		return err
 	}
-	for i := range h.Listeners {
+	for i := range all {
 		f := os.NewFile(uintptr(supervise.FDListen+i), "listener")
 		l, err := net.FileListener(f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
+		}
+		if i == h.Listeners {
+			h.metrics = l
+			continue
 		}
 		tcp, ok := l.(*net.TCPListener)
 		if !ok {

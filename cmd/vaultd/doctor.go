@@ -174,10 +174,10 @@ func (d *doctor) tenants() {
 		d.verified(t)
 	}
 	for _, u := range d.status.Tenants {
-		if u.ReadOnly != "" {
-			d.say(checkFail, "tenant", "look at the disk and the log; restart the server; "+d.a.self("journal", "verify", u.Tenant), "%s takes nothing any more: %s", u.Tenant, u.ReadOnly)
-		} else if nearlyFull(u) {
-			d.say(checkWarn, "tenant", d.a.self("space", u.Tenant)+" says what holds it", "%s: %s of %s used", u.Tenant, size(u.Used), limit(u.Limit))
+		if u.usageReply.ReadOnly != "" {
+			d.say(checkFail, "tenant", "look at the disk and the log; restart the server; "+d.a.self("journal", "verify", u.Name), "%s takes nothing any more: %s", u.Name, u.usageReply.ReadOnly)
+		} else if nearlyFull(u.usageReply) {
+			d.say(checkWarn, "tenant", d.a.self("space", u.Name)+" says what holds it", "%s: %s of %s used", u.Name, size(u.Used), limit(u.Limit))
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (a *app) expireOutcomes(s *statusReply) error {
 		return err
 	}
 	for i := range s.Tenants {
-		t, ok := snap.Tenant(s.Tenants[i].Tenant)
+		t, ok := snap.Tenant(s.Tenants[i].Name)
 		if !ok {
 			continue
 		}

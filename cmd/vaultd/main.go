@@ -75,6 +75,7 @@ type app struct {
 	dryRun         bool
 	parent         *supervise.Client // of the confined server
 	listen         []string          // --listen of serve
+	metricsListen  *string           // --metrics-listen of serve, where it was given
 	why            string            // the operator's reason, for the audit log
 	coolDown       time.Duration     // of the configuration, where a command has read it
 }
@@ -94,9 +95,9 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
 	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
-		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(),
+		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(), a.pushesCommand(), a.expectCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
-		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.manCommand(), a.versionCommand())
+		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.usageCommand(), a.metricsCommand(), a.manCommand(), a.versionCommand())
 	usageArgs(root)
 	return root
 }

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/term"
 
 	"vaultd/internal/admin"
+	"vaultd/internal/expect"
 	"vaultd/internal/rsync"
 	"vaultd/internal/scp"
 	"vaultd/internal/session"
@@ -173,6 +174,7 @@ func (a *app) hostKeys(conf *Config) ([]gossh.Signer, error) {
 
 func (a *app) serveCommand() *cobra.Command {
 	var listen []string
+	var metricsListen string
 	c := &cobra.Command{Use: "serve", Short: "Serve clients until a signal comes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
@@ -181,9 +183,13 @@ func (a *app) serveCommand() *cobra.Command {
 		if len(listen) > 0 {
 			conf.Listen, a.listen = listen, listen
 		}
+		if cmd.Flags().Changed("metrics-listen") {
+			a.metricsListen = &metricsListen
+		}
 		return a.supervise(cmd.Context(), conf, nil)
 	}}
 	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
+	c.Flags().StringVar(&metricsListen, "metrics-listen", "", "ADDRESS:PORT of /metrics; \"\" is nowhere (default: the configuration's)")
 	return c
 }
 
@@ -197,35 +203,40 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, h.storeConfig(conf.storeConfig(log), log))
+	known := new(facts)
+	st, err := store.Open(a.dir, known.hook(h.storeConfig(conf.storeConfig(log), log)))
 	if err != nil {
 		return err
 	}
-	state, err := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{})
+	state, err := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{Log: log, Running: known.running})
 	if err != nil {
 		return errors.Join(err, st.Close())
 	}
+	known.state.Store(state)
 	live := a.newLiveConfig(conf, log, level, st)
 	live.expire = func() error { return h.parent.Call("reloaded", nil, nil) }
-	err = a.serveStore(ctx, live, keys, st, state, h)
+	err = a.serveStore(ctx, live, keys, st, state, known, h)
 	return errors.Join(err, st.Close(), state.Close())
 }
 
-func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, h *handover) error {
+func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Signer, st *store.Store, state *tenant.State, known *facts, h *handover) error {
 	conf, log := live.config(), live.log
 	acc := newAccess(st, state)
+	known.door.Store(acc)
 	sftp, err := sftpserver.New(sftpserver.Config{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
 	if err != nil {
 		return err
 	}
 	sc := conf.sshdConfig(keys)
 	sc.Access, sc.Log = acc, log
-	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
+	count := newScraping(st, state, conf.Metrics.PerTenant.Scope, log)
+	known.count.Store(count)
+	sc.Subsystems = map[string]session.Handler{"sftp": count.watch("sftp", sftp)}
 	rs, err := rsync.New(rsync.Config{})
 	if err != nil {
 		return err
 	}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}})
+	sc.Exec = count.watch("shell", shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}}))
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}
@@ -238,12 +249,20 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
-	ops := &operations{st: st, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
+	acc.standing = ops.standing
+	meter := newMetering(st, state, log)
+	ops.metering, ops.forecast, ops.scraping = meter, meter.forecast, count
+	acc.soft, acc.unwritten, acc.observers = meter.notice, count.m.AuditError, append(acc.observers, count.ended)
+	count.ops, count.health = ops, []*health{&meter.health}
+	if err := count.listen(h, live); err != nil {
+		return err
+	}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
@@ -253,7 +272,10 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return known.settle(gctx, st) })
 	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return meter.run(gctx) })
+	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })

@@ -12,7 +12,8 @@ import (
 	"vaultd/internal/admin"
 	"vaultd/internal/appendonly"
 	"vaultd/internal/archive"
-	"vaultd/internal/confine"
+	"vaultd/internal/expect"
+	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
@@ -24,22 +25,33 @@ import (
 // the store itself when no server runs. Both ways end in the same functions.
 type operations struct {
 	st     *store.Store
+	state  *tenant.State                         // what the server learned; nil: it can not be read
+	common func() expect.Rule                    // of tenants without an expectation of their own
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
-	server func() serverStatus                   // nil without a server
-	reload func() error
-	door   *sshd.Server // nil without a server
-	live   *liveConfig  // nil without a server
+	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the file system is; nil: nobody knows.
+	forecast func(tenantID string) time.Time
+	pool     func() any
+	metering *metering           // nil without a server
+	scraping *scraping           // nil without a server
+	server   func() serverStatus // nil without a server
+	reload   func() error
+	door     *sshd.Server // nil without a server
+	live     *liveConfig  // nil without a server
 }
 
 func (o *operations) calls() map[string]admin.Call {
 	return map[string]admin.Call{
 		"reload":          admin.Handle(o.reloadCall),
 		"status":          admin.Handle(o.status),
+		"inventory":       admin.Handle(func(context.Context, struct{}) (inventory.Inventory, error) { return o.inventory() }),
+		"expect.suggest":  admin.Handle(o.suggest),
 		"used":            admin.Handle(func(context.Context, struct{}) (map[string]tenant.Use, error) { return o.used() }),
 		"snapshot.list":   admin.Handle(o.snapshots),
 		"snapshot.create": admin.Handle(o.takeSnapshot),
 		"versions":        admin.Handle(o.versions),
 		"usage":           admin.Handle(o.usage),
+		"usage.bill":      admin.Handle(o.bill),
+		"usage.standings": admin.Handle(o.standings),
 		"journal.verify":  admin.Handle(o.verifyJournal),
 		"journal.rebuild": admin.Handle(o.rebuildIndex),
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
@@ -62,6 +74,8 @@ func (o *operations) calls() map[string]admin.Call {
 func (o *operations) streams() map[string]admin.Stream {
 	return map[string]admin.Stream{
 		"restore":        admin.HandleStream(o.restore),
+		"pushes":         admin.HandleStream(o.pushes),
+		"metrics":        admin.HandleStream(o.metrics),
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 		"incident.full":  admin.HandleStream(o.incidentFull),
@@ -326,44 +340,6 @@ func (o *operations) restore(ctx context.Context, in pathRequest, w io.Writer) e
 	})
 }
 
-type serverStatus struct {
-	Started  time.Time `json:"started"`
-	Listen   []string  `json:"listen"`
-	Sessions int64     `json:"sessions"`
-	Logins   int       `json:"connections"`
-	Version  string    `json:"version"`
-	Waiting  int       `json:"waiting"` // connections that have not logged in
-	Bans     int       `json:"bans"`    // addresses
-	// Failures are connections that ended without a login since the start, by reason.
-	Failures map[string]int64 `json:"failures"`
-	Config   *configStatus    `json:"config"`
-
-	Confinement confine.Report `json:"confinement"`
-	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again
-}
-
-type statusReply struct {
-	Server  *serverStatus `json:"server,omitempty"` // absent when none runs
-	Tenants []usageReply  `json:"tenants"`
-	Dir     string        `json:"dir"`
-}
-
-func (o *operations) status(ctx context.Context, _ struct{}) (statusReply, error) {
-	out := statusReply{Tenants: []usageReply{}, Dir: o.st.Dir}
-	if o.server != nil {
-		s := o.server()
-		out.Server = &s
-	}
-	for _, t := range o.st.Tenants().Tenants() {
-		u, err := o.usage(ctx, tenantRef{t.Name})
-		if err != nil {
-			u = usageReply{Tenant: t.Name, ReadOnly: err.Error()}
-		}
-		out.Tenants = append(out.Tenants, u)
-	}
-	return out, nil
-}
-
 // call asks the running server, or does the work on the store itself when none runs.
 func (a *app) call(ctx context.Context, name string, in, out any) error {
 	c, err := admin.Dial(a.dir)
@@ -428,21 +404,26 @@ func (a *app) local(f func(*operations) error) error {
 	if err != nil {
 		return err
 	}
-	st, err := store.Open(a.dir, conf.storeConfig(newLogger(a.stderr, "text", "warn")))
+	log, known := newLogger(a.stderr, "text", "warn"), new(facts)
+	st, err := store.Open(a.dir, known.hook(conf.storeConfig(log)))
 	if err != nil {
 		return err
 	}
-	o := &operations{st: st, reload: st.Reload, used: func() (map[string]tenant.Use, error) { return readUses(st.Dir) }}
-	return errors.Join(f(o), st.Close())
-}
-
-// readUses reads what the last server learned of keys.
-func readUses(dir string) (map[string]tenant.Use, error) {
-	s, err := tenant.OpenState(store.ServerDir(dir), tenant.StateOptions{})
-	if err != nil {
-		return nil, err
+	state, serr := tenant.OpenState(store.ServerDir(a.dir), tenant.StateOptions{Log: log}) // what needs it says so
+	if serr == nil {
+		known.state.Store(state)
 	}
-	return s.LastUsed(), s.Close()
+	o := &operations{st: st, state: state, common: conf.Expect.rule, reload: st.Reload, used: func() (map[string]tenant.Use, error) {
+		if serr != nil {
+			return nil, serr
+		}
+		return state.LastUsed(), nil
+	}}
+	err = errors.Join(f(o), st.Close())
+	if serr == nil {
+		err = errors.Join(err, state.Close())
+	}
+	return err
 }
 
 // reload tells a running server that the catalog changed. Without one there is nobody to tell.

@@ -47,7 +47,9 @@ type supervisor struct {
 
 	listeners []net.Listener
 	admin     *admin.Listener
-	inherit   []*os.File // from supervise.FDLock on
+	metrics   net.Listener // nil: there is none
+	unmetered string       // why, where there should be one
+	inherit   []*os.File   // from supervise.FDLock on
 	layout    confine.Layout
 	ready     func(addrs []string) error
 	stop      func()      // ends all as a signal does
@@ -145,7 +147,30 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		}
 		s.inherit = append(s.inherit, f)
 	}
-	return nil
+	return s.listenMetrics()
+}
+
+// listenMetrics takes the address of the metrics. That it can not be had is no reason to take no backups.
+func (s *supervisor) listenMetrics() error {
+	addr := s.conf.Metrics.Listen
+	if s.a.metricsListen != nil {
+		addr = *s.a.metricsListen
+	}
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		s.unmetered = err.Error()
+		s.log.Error("metrics are not served", "error", s.unmetered)
+		return nil
+	}
+	s.metrics = l
+	f, err := l.(*net.TCPListener).File()
+	if err == nil {
+		s.inherit = append(s.inherit, f)
+	}
+	return err
 }
 
 // listen takes the addresses, or the sockets that the service manager made (sd_listen_fds(3)).
@@ -182,11 +207,14 @@ func (s *supervisor) hangUp() error {
 	if s.admin != nil {
 		errs = append(errs, s.admin.Close())
 	}
+	if s.metrics != nil {
+		errs = append(errs, s.metrics.Close())
+	}
 	for len(s.inherit) > 1 { // but the lock
 		errs = append(errs, s.inherit[1].Close())
 		s.inherit = slices.Delete(s.inherit, 1, 2)
 	}
-	s.listeners, s.admin = nil, nil
+	s.listeners, s.admin, s.metrics = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -251,7 +279,9 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
+	Alive     time.Duration `json:"alive"`     // how often it says that it is; 0: never
+	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
+	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
@@ -285,7 +315,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	var leaving atomic.Bool
 	answered := make(chan error, 1)
-	verbs := s.verbs(&leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
+	verbs := s.verbs(&leaving, len(s.listeners))
 	go func() { answered <- supervise.Serve(here, verbs) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
@@ -367,8 +397,9 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3}, nil
+				Alive: every / 3, Metrics: s.metrics != nil, Unmetered: s.unmetered}, nil
 		},
+		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)
 			return configFile{path, text, text != nil}, err

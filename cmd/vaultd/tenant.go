@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
 	"vaultd/internal/tenant"
 )
 
@@ -26,6 +27,8 @@ func (a *app) tenantCommand() *cobra.Command {
 type policyFlags struct {
 	mode, quota, durability string
 	files                   int64
+	softQuota               string
+	grace                   Duration
 	prefixes, snapshots     []string
 	sealAfter, resumeWindow time.Duration
 	pushEnd, deleteFails    bool
@@ -39,6 +42,8 @@ func (p *policyFlags) register(c *cobra.Command) {
 	f.StringVar(&p.mode, "mode", "", "strict (write-once names) or versioned (overwriting keeps history)")
 	f.StringArrayVar(&p.prefixes, "prefix", nil, "PATH=MODE: another mode below a directory (repeat for several; the whole list; \"\" for none)")
 	f.StringVar(&p.quota, "quota", "", "how much may be stored, such as 500G; 0 is unlimited")
+	f.StringVar(&p.softQuota, "soft-quota", "", "how much may be stored before everybody is told, such as 400G; 0 is none")
+	f.Var(&p.grace, "grace", "how long the soft quota may be passed before nothing more is taken, such as 7d; 0s: it is only told")
 	f.Int64Var(&p.files, "max-files", 0, "how many names there may be; 0 is unlimited")
 	f.DurationVar(&p.sealAfter, "seal-after", 0, "how long ordinary names may still be changed by their key (0: not at all)")
 	f.DurationVar(&p.resumeWindow, "resume-window", 0, "how long interrupted uploads are kept")
@@ -80,6 +85,14 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 		n, err := parseSize(p.quota)
 		errs = errors.Join(errs, err)
 		ch.QuotaBytes = &n
+	}
+	if given("soft-quota") {
+		n, err := parseSize(p.softQuota)
+		errs = errors.Join(errs, err)
+		ch.SoftBytes = &n
+	}
+	if given("grace") {
+		ch.Grace = &p.grace.Duration
 	}
 	if given("max-files") {
 		ch.QuotaFiles = &p.files
@@ -143,6 +156,8 @@ func applyChange(n *tenant.NewTenant, ch tenant.Change) {
 	set(&n.Policy.DeleteFails, ch.DeleteFails)
 	set(&n.Quota.Bytes, ch.QuotaBytes)
 	set(&n.Quota.Files, ch.QuotaFiles)
+	set(&n.Quota.SoftBytes, ch.SoftBytes)
+	set(&n.Quota.Grace, ch.Grace)
 	set(&n.Schedule.Snapshots, ch.Snapshots)
 	set(&n.Schedule.PushEnd, ch.PushEnd)
 	set(&n.Retention.Lock, ch.Lock)
@@ -216,6 +231,9 @@ type tenantReply struct {
 	Keys  []keyReply  `json:"keys"`
 	CAs   []caReply   `json:"cas,omitempty"`
 	Usage *usageReply `json:"usage,omitempty"`
+
+	Standing *inventory.Tenant `json:"standing,omitempty"` // absent when it is not known
+	Pushes   []pushLine        `json:"pushes"`             // the newest, newest first
 }
 
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
@@ -274,6 +292,11 @@ func (a *app) tenantShow() *cobra.Command {
 				return err
 			}
 		}
+		if r.State != stateRemoved {
+			if err := a.standing(cmd.Context(), &r); err != nil {
+				return err
+			}
+		}
 		return a.print("vaultd.tenant/v1", r, func(w io.Writer) { showTenant(w, r) })
 	}}
 	a.jsonFlag(c)
@@ -305,6 +328,7 @@ func showTenant(w io.Writer, r tenantReply) {
 		{"durability", string(t.Policy.Durability)},
 		{"created", stamp(t.Created)},
 	}...)
+	rows = append(rows, standingRows(r)...)
 	for _, x := range t.Retention.Rules {
 		rows = append(rows, []string{"", "files of " + appendonly.QuotePath("/"+x.Prefix) + " go after " + tenant.Days(x.After)})
 	}

@@ -71,6 +71,8 @@ type FS struct {
 	introduced bool // the journal knows who; guarded by v.mu
 	changes    int  // of what is sealed; guarded by v.mu
 
+	count counting
+
 	mu       sync.Mutex // guards what follows
 	uploads  map[*Upload]struct{}
 	instants map[string]Seq // relative times, resolved once
@@ -80,7 +82,8 @@ type FS struct {
 // Session begins a session. Its FS must be closed.
 func (v *Vault) Session(who Who) *FS {
 	v.sessions.Add(1)
-	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}}
+	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{},
+		count: counting{watch: v.Policy().Watch}}
 }
 
 // DeleteFails is the policy's.
@@ -169,6 +172,7 @@ func (f *FS) introduce() error {
 		return err
 	}
 	f.introduced = true
+	f.count.wrote()
 	return nil
 }
 
@@ -324,7 +328,8 @@ type CreateOptions struct {
 }
 
 // Create opens path for writing. No name is claimed, nothing visible changes before Upload.Close.
-func (f *FS) Create(path string, o CreateOptions) (*Upload, error) {
+func (f *FS) Create(path string, o CreateOptions) (up *Upload, err error) {
+	defer func() { f.count.created(path, o, err) }()
 	meta, err := mergeMeta(NoMeta(), o.Meta)
 	if err != nil {
 		return nil, err
@@ -550,7 +555,8 @@ func (v *Vault) interruptedUpload(at journal.Loc, key string) *Upload {
 }
 
 // Replace stores a new generation of a file that a protocol manages itself (a borg config). Earlier ones stay.
-func (f *FS) Replace(path string, data []byte, m Meta) error {
+func (f *FS) Replace(path string, data []byte, m Meta) (err error) {
+	defer func() { f.count.denied(err) }()
 	meta, err := mergeMeta(NoMeta(), m)
 	if err != nil {
 		return err
@@ -594,6 +600,7 @@ func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
 	if err := f.v.place(f, r, &s); err != nil {
 		return err
 	}
+	f.arrived(OpReplace, s.rel, r.Size, s.entry)
 	f.v.settled(id)
 	return nil
 }
@@ -603,6 +610,7 @@ type File struct {
 	content Content
 	info    Info
 	hash    journal.Hash
+	count   *counting // where what is read counts; nil: nowhere
 }
 
 // ReadAt follows io.ReaderAt.
@@ -613,7 +621,11 @@ func (r *File) ReadAt(p []byte, off int64) (int, error) {
 	if off >= r.info.Size {
 		return 0, io.EOF
 	}
-	return r.content.ReadAt(p, off)
+	n, err := r.content.ReadAt(p, off)
+	if r.count != nil {
+		r.count.read(0, int64(n))
+	}
+	return n, err
 }
 
 // Stat describes the file as it was opened.

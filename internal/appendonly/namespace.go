@@ -41,7 +41,7 @@ func indexNUL(s string) bool {
 }
 
 // Mknod stores a fifo, socket or device as metadata on an empty content.
-func (f *FS) Mknod(path string, k Kind, m Meta) error {
+func (f *FS) Mknod(path string, k Kind, m Meta) (err error) {
 	if !k.IsSpecial() {
 		return pathError(OpMknod, path, ErrNotRegular)
 	}
@@ -67,7 +67,8 @@ func (f *FS) Mknod(path string, k Kind, m Meta) error {
 var makeOps = map[Op]journal.Op{OpMkdir: journal.OpMkdir, OpSymlink: journal.OpSymlink, OpMknod: journal.OpNode}
 
 // make adds a name that is not a file's: in the tree first (apply, which returns how to undo it), then in the journal.
-func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record) (func() error, error)) error {
+func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record) (func() error, error)) (err error) {
+	defer func() { f.count.denied(err) }()
 	meta, err := mergeMeta(NoMeta(), m)
 	if err != nil {
 		return err
@@ -120,6 +121,11 @@ func (f *FS) makeAt(op Op, s *spot, meta Meta, k Kind, apply func(*journal.Recor
 		f.v.unsynced[r.ID] = struct{}{}
 		f.v.unsealed[r.ID] = sealing{k, meta}
 	}
+	if op == OpMkdir {
+		f.count.madeDir()
+	} else {
+		f.count.came(s.rel, 0)
+	}
 	f.changed()
 	return nil
 }
@@ -134,7 +140,8 @@ func (f *FS) treeError(op Op, s *spot, err error) error {
 }
 
 // Link gives the file at old the further name path.
-func (f *FS) Link(old, path string) error {
+func (f *FS) Link(old, path string) (err error) {
+	defer func() { f.count.denied(err) }()
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
 	from, err := f.spot(OpLink, old)
@@ -174,12 +181,14 @@ func (f *FS) Link(old, path string) error {
 	if err := f.v.commit(r, from.loc, to.loc); err != nil {
 		return f.v.undo(err, func() error { return f.v.vol.Unlink(to.rel) })
 	}
+	f.count.unchanged(to.rel, from.entry.Size)
 	f.changed()
 	return nil
 }
 
 // Remove drops a name that is not a directory's: an own unfinished upload, a lock, or (versioned) a live name.
-func (f *FS) Remove(path string) error {
+func (f *FS) Remove(path string) (err error) {
+	defer func() { f.count.denied(err) }()
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
 	s, err := f.spot(OpRemove, path)
@@ -257,11 +266,13 @@ func (f *FS) end(s *spot, effect Effect) error {
 	if s.entry.Kind == KindDir {
 		return f.v.dropped(s.rel, f.v.vol.Rmdir(s.rel))
 	}
+	f.count.retired(s.entry.Size)
 	return f.v.dropped(s.rel, f.v.vol.Unlink(s.rel))
 }
 
 // Rmdir drops an empty directory.
-func (f *FS) Rmdir(path string) error {
+func (f *FS) Rmdir(path string) (err error) {
+	defer func() { f.count.denied(err) }()
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
 	s, err := f.spot(OpRmdir, path)
@@ -299,7 +310,8 @@ func (f *FS) Rmdir(path string) error {
 }
 
 // Rename moves a name. With replace, an existing target is overwritten as Create would; without, it is fs.ErrExist.
-func (f *FS) Rename(from, to string, replace bool) error {
+func (f *FS) Rename(from, to string, replace bool) (err error) {
+	defer func() { f.count.denied(err) }()
 	f.v.mu.Lock()
 	defer f.v.mu.Unlock()
 	src, err := f.spot(OpRename, from)
@@ -393,6 +405,7 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 		}
 		if effect == Ignore { // the same is there already: the upload has done its work
 			f.v.repeats(dst, f.who.Key)
+			f.count.unchanged(dst.rel, e.Size)
 			return f.end(src, Drop)
 		}
 	} else if _, err := f.decide(OpCreate, dst); err != nil {
@@ -421,6 +434,9 @@ func (f *FS) moveFresh(src, dst *spot, replace bool) error {
 		return f.v.undo(err, undo)
 	}
 	f.v.unsealed[e.ID] = sealing{e.Kind, e.Meta}
+	if isTemporary(src.loc.Name) {
+		f.arrived(OpCreate, dst.rel, e.Size, dst.entry)
+	}
 	f.v.dropFresh(dst.entry)
 	f.changed()
 	return nil
@@ -491,6 +507,10 @@ func (f *FS) moveSealed(src, dst *spot, replace bool) error {
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
 		return f.v.undo(err, undo)
 	}
+	if dst.entry != nil && !dst.entry.Fresh {
+		f.count.retired(dst.entry.Size)
+	}
+	f.count.retired(e.Size)
 	f.v.dropFresh(dst.entry)
 	f.changed()
 	return f.v.dropped(src.rel, f.v.vol.Unlink(src.rel))
@@ -556,13 +576,15 @@ func (f *FS) moveDir(src, dst *spot) error {
 	if err := f.v.commit(r, src.loc, dst.loc); err != nil {
 		return f.v.undo(err, func() error { return f.v.vol.Rename(dst.rel, src.rel) })
 	}
+	f.count.retired(0)
 	f.changed()
 	return nil
 }
 
 // SetMeta changes mode, owner, times or attributes of a name: those of m that are set. With follow, a
 // symlink at its end is refused: no change follows one.
-func (f *FS) SetMeta(path string, m Meta, follow bool) error {
+func (f *FS) SetMeta(path string, m Meta, follow bool) (err error) {
+	defer func() { f.count.denied(err) }()
 	f.v.mu.Lock()
 	if own, err := clean(OpSetMeta, path); err == nil && own == "" {
 		if err := f.needRoot(path); err != nil {
@@ -685,6 +707,7 @@ func (f *FS) Truncate(path string, size int64) error {
 	running := s.up != nil && !s.up.interrupted
 	f.v.mu.Unlock()
 	if err != nil {
+		f.count.denied(err)
 		return err
 	}
 	if running {
@@ -699,7 +722,7 @@ func (f *FS) Truncate(path string, size int64) error {
 		return err
 	}
 	if s.up != nil { // it is as unfinished as before
-		u.Abort()
+		u.abort(false)
 		return nil
 	}
 	return u.Close()

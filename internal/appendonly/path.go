@@ -76,6 +76,7 @@ type Policy struct {
 	SealAfter    time.Duration // how long ordinary names stay fresh; 0: sealed at CLOSE
 	ResumeWindow time.Duration // how long interrupted uploads are kept; 0: 24 h, negative: not at all
 	Suspended    bool          // read-only
+	Watch        []string      // directories, cleaned and relative, below which sessions count what comes (Counts.Under)
 	SyncClose    bool          // durability = "close": CLOSE answers after a barrier
 	DeleteFails  bool          // what a client asked to be removed and had to be kept is an error in its report, not a warning
 }

@@ -72,6 +72,7 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 		return false, denied(op, u.name, verdict)
 	}
 	if verdict.Effect == Ignore {
+		u.f.count.unchanged(rel, u.size)
 		return true, v.repeat(u, &s)
 	}
 	// What is recorded is what is there: anything else would be found damaged, for ever.
@@ -92,6 +93,9 @@ func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry)
 	r := u.record(rel, fresh)
 	if err := v.place(u.f, r, &s); err != nil {
 		return false, err
+	}
+	if !isTemporary(loc.Name) {
+		u.f.arrived(op, rel, u.size, now)
 	}
 	v.forgetUpload(u)
 	v.settled(u.id)

@@ -386,11 +386,12 @@ func (u *Upload) Close() error {
 	u.writes.Wait()
 	u.mu.Lock()
 	defer u.release()
-	if u.err != nil {
-		u.v.retract(u)
-		return u.err
+	err := u.err
+	if err == nil {
+		err = u.publish()
 	}
-	if err := u.publish(); err != nil {
+	if err != nil {
+		u.lost(err)
 		u.v.retract(u)
 		return err
 	}
@@ -519,11 +520,25 @@ func (u *Upload) extends(there *journal.Entry) Op {
 
 // Abort ends an upload whose client is gone: what arrived is kept for the resume window, unless it
 // was to change what is there under its name: that is what the client will see, and go on from.
-func (u *Upload) Abort() {
+func (u *Upload) Abort() { u.abort(true) }
+
+// lost counts an upload that came to nothing because of err. mu is held.
+func (u *Upload) lost(err error) {
+	if !u.locks {
+		u.f.count.denied(err)
+		u.f.count.lost(err, u.size)
+	}
+}
+
+// abort is Abort; one that is as unfinished afterwards as it was before does not count.
+func (u *Upload) abort(counts bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return
+	}
+	if counts {
+		u.lost(u.err)
 	}
 	u.closed = true
 	u.mu.Unlock()
@@ -568,11 +583,19 @@ func (u *Upload) cutTo(n int64) error {
 }
 
 // Discard ends an upload that its client gave up: what arrived is dropped.
-func (u *Upload) Discard() {
+func (u *Upload) Discard() { u.discard(true) }
+
+// Supersede is Discard for an upload whose file comes in another one: it has not failed.
+func (u *Upload) Supersede() { u.discard(false) }
+
+func (u *Upload) discard(counts bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
 		return
+	}
+	if counts {
+		u.lost(u.err)
 	}
 	u.closed = true
 	u.mu.Unlock()

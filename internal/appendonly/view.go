@@ -325,11 +325,16 @@ func (f *FS) Resolve(path string) (string, error) {
 }
 
 // Open opens a file for reading, following links inside the tenant.
-func (f *FS) Open(path string) (*File, error) {
+func (f *FS) Open(path string) (r *File, err error) {
+	defer func() { f.count.denied(err) }()
 	if err := f.may(Query{Op: OpRead}, path); err != nil {
 		return nil, err
 	}
-	return f.open(OpRead, path)
+	if r, err = f.open(OpRead, path); err == nil {
+		r.count = &f.count
+		f.count.read(1, 0)
+	}
+	return r, err
 }
 
 func (f *FS) open(op Op, path string) (*File, error) {

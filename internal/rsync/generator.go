@@ -286,6 +286,7 @@ func (g *generator) settle(i int, e *flist.Entry, p string, info *appendonly.Inf
 	}
 	meta := g.want(e, info)
 	if err := g.FS.AskMeta(p, meta); err != nil {
+		g.FS.Denied(err)
 		return g.trouble("set attributes of", p, err)
 	}
 	if g.opt.DryRun {

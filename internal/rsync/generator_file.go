@@ -46,6 +46,7 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 			return g.trouble("compare", p, err)
 		}
 		if same {
+			g.unchanged(p, info)
 			if err := g.settle(i, e, p, info); err != nil {
 				return err
 			}
@@ -69,6 +70,9 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 	}
 	if info != nil {
 		if err := g.mayChange(e, p, info); err != nil {
+			if !g.opt.DryRun {
+				g.FS.Refused(err, e.Size)
+			}
 			return g.trouble("store", p, err)
 		}
 	}
@@ -76,6 +80,13 @@ func (g *generator) regular(i int, e *flist.Entry, p string, info *appendonly.In
 		from = g.fuzzy(e, p)
 	}
 	return g.ask(i, e, p, info, from)
+}
+
+// unchanged counts a file that needs no transfer.
+func (g *generator) unchanged(p string, info *appendonly.Info) {
+	if !g.opt.DryRun {
+		g.FS.Unchanged(p, info.Size)
+	}
 }
 
 // same is the quick check: whether a file needs no transfer (generator.c: quick_check_ok).
@@ -152,6 +163,7 @@ func (g *generator) fromBasisDirs(i int, e *flist.Entry, p string) (taken bool, 
 	switch g.opt.BasisKind {
 	case option.CompareDest:
 		if quality == 3 {
+			g.unchanged(p, found.info)
 			g.itemize(i, e, 0, found.info, 0, "")
 			return true, found, g.madeSource(i)
 		}

@@ -193,7 +193,7 @@ func (w *incoming) create() {
 	if info, err := w.up.Stat(); err == nil && info.Size == w.basis.have() {
 		return
 	}
-	w.up.Discard()
+	w.up.Supersede()
 	w.t.going, o.Truncate, o.Resume = false, true, false
 	w.up, w.err = w.r.FS.Create(w.t.path, o)
 }
@@ -330,7 +330,7 @@ func (w *incoming) depart() error {
 	if err != nil {
 		return err
 	}
-	w.up.Discard()
+	w.up.Supersede()
 	w.up = up
 	return up.CopyFrom(w.basis.arrived, 0, 0, w.size)
 }

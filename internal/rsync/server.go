@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"vaultd/internal/push"
 	"vaultd/internal/rsync/option"
 	"vaultd/internal/session"
 	"vaultd/internal/shellwords"
@@ -52,6 +53,7 @@ func (srv *Server) Serve(ctx context.Context, s *session.Session) error {
 		return err
 	}
 	done := make(chan error, 1)
+	s.Report(push.Report{Protocol: "rsync"})
 	c := newConn(s, srv.cfg, nil)
 	go func() { done <- protect(func() error { return c.serve(ctx, args) }) }()
 	select {
@@ -114,7 +116,16 @@ func (c *conn) transfer(ctx context.Context) (err error) {
 	if c.opt.Sender {
 		return c.pull(ctx)
 	}
-	return c.push(ctx)
+	r := push.Report{Protocol: "rsync", Push: !c.opt.DryRun}
+	c.Report(r)
+	if err = c.push(ctx); err == nil && r.Push {
+		r.Whole = push.Yes
+	} else if r.Push {
+		r.Whole = push.No
+	}
+	r.Left = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	c.Report(r)
+	return err
 }
 
 // keepAlive lets the client hear something every now and then, however long what it waits for takes: it gives up

@@ -13,6 +13,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/glob"
+	"vaultd/internal/push"
 	"vaultd/internal/session"
 	"vaultd/internal/shellwords"
 )
@@ -98,6 +99,8 @@ func (Server) Serve(ctx context.Context, s *session.Session) error {
 		fmt.Fprintf(s.Stderr, "vaultd: error: %v\r\n", err)
 		return &session.ExitError{Code: 1}
 	}
+	r := push.Report{Protocol: "scp"}
+	s.Report(r)
 	c := &conn{Session: s, opt: opt, in: bufio.NewReaderSize(s.Stdin, 64<<10), out: bufio.NewWriterSize(s.Stdout, chunk), buf: make([]byte, chunk)}
 	done := make(chan error, 1)
 	go func() {
@@ -120,11 +123,13 @@ func (Server) Serve(ctx context.Context, s *session.Session) error {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = nil // the client is gone: nobody is left to be told
+		r.Left = opt.sink
 		c.failed = true
 	case errors.As(err, &said):
 		s.Log.Info("client gave up", "error", err.Error())
 		err, c.failed = nil, true
 	}
+	s.Report(r)
 	if ferr := c.out.Flush(); err == nil {
 		err = ferr
 	}

@@ -15,6 +15,8 @@ import (
 	"sync"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
+	"vaultd/internal/push"
 )
 
 // Handler serves one session.
@@ -41,9 +43,40 @@ type Session struct {
 	Log     *slog.Logger // carries tenant, proto, remote, session
 	// Notices are what the vault's owner ought to know: what the operator is about to change. nil: nothing.
 	Notices func() []string
+	// OnRefused, when not nil, is told of each error that Refused is. It must not wait.
+	OnRefused func(error)
+	// Own is how the vault stands, as far as its owner may know; false: it is not known. nil: nobody knows.
+	Own func() (inventory.Own, bool)
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	refused int
+	report  push.Report
+}
+
+// Report is how a protocol says what became of its session, as far as the core's counts do not show it; the last word counts. It may say
+// first that the client came to store, and at the end whether all is there.
+func (s *Session) Report(r push.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report = r
+}
+
+// Reported returns the last Report.
+func (s *Session) Reported() push.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.report
+}
+
+// CommandError refuses a command line.
+type CommandError struct {
+	Command string // as it may be shown
+	Why     string
+}
+
+// Error is fit for clients.
+func (e *CommandError) Error() string {
+	return fmt.Sprintf("exec %s: %s. See: ssh HOST help", e.Command, e.Why)
 }
 
 // ExitError ends a session with an exit status other than 0 or 1.
@@ -61,6 +94,9 @@ func (s *Session) Refused(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refused++
+	if s.OnRefused != nil {
+		s.OnRefused(err)
+	}
 	s.Log.Warn("refused", "error", err.Error())
 	if s.refused <= maxRefusals {
 		fmt.Fprintf(s.Stderr, "vaultd: refused: %v\r\n", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"vaultd/internal/push"
 	"vaultd/internal/session"
 )
 
@@ -84,9 +85,12 @@ func (c *conn) finish(ctx context.Context) error {
 	c.live = nil
 	fault, readErr, broken, draining := c.fault, c.readErr, c.broken, c.draining
 	c.mu.Unlock()
+	left := false
 	for h := range open {
+		left = left || h.writable()
 		h.abort()
 	}
+	c.sess.Report(push.Report{Protocol: "sftp", Left: left})
 	switch {
 	case broken != nil:
 		panic(broken)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/push"
 	"vaultd/internal/session"
 	"vaultd/internal/shellwords"
 )
@@ -69,6 +70,7 @@ func (c *call) path(p string) string { return c.run.path(p) }
 // server's own. It reads s.Stdin only for commands that are to read it; where that is an io.Closer, cancelling ctx
 // closes it.
 func (v *Server) Serve(ctx context.Context, s *session.Session) error {
+	s.Report(push.Report{Protocol: "shell"}) // a program has the last word
 	r := &runner{Session: s, cfg: &v.cfg, line: s.Command, dir: "/"}
 	if strings.TrimSpace(s.Command) == "" { // a shell was asked for
 		r.line = "help"

@@ -12,12 +12,15 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/inventory"
+	"vaultd/internal/push"
 )
 
 // Access decides who may come in. Its methods are called by many goroutines.
 type Access interface {
 	// Offered says why key could not log in as user: nil when it could. Nobody has proven to have it: the answer must
-	// have no effect, and the client sees no difference between errors, whose text goes to the log. With noTouch a
+	// have no effect, and the client sees no difference between errors, whose text goes to the log. One with FailureReason() string says for
+	// Stats what is wrong: "unknown_user", "unknown_key", or else that the key was somebody's. With noTouch a
 	// security key's signature may do without a touch, for as long as Verified says so too.
 	Offered(user string, key gossh.PublicKey, remote netip.Addr) (noTouch bool, err error)
 	// Verified logs in whoever has just proven to have key, which may be a *gossh.Certificate; what that says is for
@@ -42,6 +45,10 @@ type Login struct {
 	// Notices, when not nil, are what whoever logs in ought to know. With daily it returns those that a session shows unasked on
 	// stderr as it begins, which it does at most once a day, since they end up in the mail of cron jobs.
 	Notices func(daily bool) []string
+	// Ended, when not nil, is told of each session that has ended, after its barrier; of those that only read, too. It must not wait.
+	Ended func(push.Event)
+	// Own, when not nil, is what whoever logs in may know of how their vault stands; false: it is not known.
+	Own func() (inventory.Own, bool)
 }
 
 // ErrRevoked is what Open returns when the login would not be let in any more.
@@ -109,6 +116,10 @@ func (s *Server) offered(ctx ssh.Context, key ssh.PublicKey) bool {
 		noTouch, err = s.cfg.Access.Offered(user, key, c.remote.Addr())
 	}
 	if err != nil {
+		var r interface{ FailureReason() string }
+		if errors.As(err, &r) {
+			c.reason = r.FailureReason()
+		}
 		if len(c.why) < maxWhy {
 			c.why = append(c.why, oneLine(err.Error()))
 		}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
@@ -153,12 +154,15 @@ func (k *channel) setenv(payload []byte) bool {
 type stream struct {
 	conn *conn
 	ch   gossh.Channel
+
+	received, sent atomic.Int64 // bytes
 }
 
 // Read ends in io.EOF when the client ended its stream, in io.ErrUnexpectedEOF when the connection was
 // lost, and in nothing else.
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ch.Read(p)
+	s.received.Add(int64(n))
 	s.conn.use()
 	if err != nil && (err != io.EOF || !s.conn.saidEOF()) {
 		err = io.ErrUnexpectedEOF
@@ -168,6 +172,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 func (s *stream) Write(p []byte) (int, error) {
 	n, err := s.ch.Write(p)
+	s.sent.Add(int64(n))
 	s.conn.use()
 	return n, err
 }

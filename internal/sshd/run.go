@@ -15,6 +15,7 @@ import (
 	gossh "golang.org/x/crypto/ssh"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/push"
 	"vaultd/internal/session"
 )
 
@@ -28,9 +29,11 @@ type run struct {
 	sess  *session.Session
 	key   string
 	cert  string
+	proto string
 	begun time.Time
 	io    *stream
 	close func(context.Context) error // of the FS; nil until it is open
+	ended func(push.Event)            // nil: nobody asks
 
 	finished sync.Once
 	returned atomic.Bool // the handler is done
@@ -41,8 +44,8 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	who := k.login.Who
 	who.Protocol, who.Remote, who.Session = proto, k.conn.remote.String(), s.newID()
 	log := s.log.With("tenant", k.login.Tenant, "proto", proto, "remote", who.Remote, "session", who.Session)
-	st := &stream{k.conn, k.ch}
-	r := &run{srv: s, ch: k.ch, key: who.Key, cert: who.Cert, begun: time.Now(), io: st, sess: &session.Session{
+	st := &stream{conn: k.conn, ch: k.ch}
+	r := &run{srv: s, ch: k.ch, key: who.Key, cert: who.Cert, begun: time.Now(), io: st, ended: k.login.Ended, proto: proto, sess: &session.Session{
 		ID: who.Session, Tenant: k.login.Tenant, Command: command, Env: k.env,
 		Stdin: st, Stdout: st, Stderr: &stderr{ch: k.ch}, Log: log,
 	}}
@@ -63,6 +66,7 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 		r.finish(err)
 		return
 	}
+	r.sess.Own = k.login.Own
 	if told := k.login.Notices; told != nil {
 		r.sess.Notices = func() []string { return told(false) }
 		for _, line := range told(true) {
@@ -123,6 +127,7 @@ func (r *run) finish(err error) {
 				err = errors.Join(err, fmt.Errorf("close session: %w", berr))
 			}
 		}
+		r.tell(code, err) // first: who has the exit status finds the event
 		r.sess.Finish()
 		if line != "" {
 			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
@@ -130,16 +135,40 @@ func (r *run) finish(err error) {
 		r.ch.CloseWrite()
 		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
 		r.ch.Close()
-		attrs := []slog.Attr{slog.String("key", r.key), slog.Duration("duration", time.Since(r.begun)),
-			slog.Int("refusals", r.sess.Refusals()), slog.Int("exit", code)}
-		if r.cert != "" {
-			attrs = append(attrs, slog.String("cert", r.cert))
-		}
-		if err != nil {
-			attrs = append(attrs, slog.String("error", oneLine(err.Error())))
-		}
-		r.sess.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
 	})
+}
+
+// tell makes the session's event, its line in the log, and hands the event on.
+func (r *run) tell(code int, err error) {
+	e := push.Ending{Session: r.sess.ID, Protocol: r.proto, Key: r.key, Began: r.begun, Ended: time.Now(),
+		Received: r.io.received.Load(), Sent: r.io.sent.Load(), Exit: code, Cut: cutOff(err)}
+	var counts appendonly.Counts
+	if r.sess.FS != nil {
+		counts = r.sess.FS.Counts()
+	}
+	ev := push.Judge(e, r.sess.Reported(), counts)
+	attrs := ev.Attrs()
+	attrs = append(attrs, slog.Int("refusals", r.sess.Refusals()))
+	if r.cert != "" {
+		attrs = append(attrs, slog.String("cert", r.cert))
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", oneLine(err.Error())))
+	}
+	r.sess.Log.LogAttrs(context.Background(), slog.LevelInfo, "session", attrs...)
+	if r.ended != nil {
+		r.ended(ev)
+	}
+}
+
+// cutOff reports whether a session did not come to its own end.
+func cutOff(err error) bool {
+	for _, end := range []error{errDraining, errRevoked, errIdle, errLost, errDead, io.ErrUnexpectedEOF, context.Canceled, errPanic} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // exitStatus says what a session ends with, and what its owner is told about it. Only texts that

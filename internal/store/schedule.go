@@ -46,6 +46,9 @@ func (s *Store) Snapshot(ctx context.Context, t tenant.Tenant, name, kind string
 	if err == nil && kind != "push" {
 		err = s.cfg.Driver.Snapshot(ctx, t.ID, info.Name)
 	}
+	if s.cfg.Snapshotted != nil && !errors.Is(err, fs.ErrExist) { // a name that is taken is the operator's mistake
+		s.cfg.Snapshotted(t.ID, kind, err)
+	}
 	return info, err
 }
 
@@ -57,6 +60,7 @@ func (s *Store) Run(ctx context.Context) error {
 	for {
 		s.takeDue(ctx, clock)
 		s.takeWaiting(ctx)
+		s.tellAll()
 		s.closeIdle()
 		select {
 		case <-ctx.Done():

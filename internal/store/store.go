@@ -85,7 +85,15 @@ type Config struct {
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
 	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
-	Boot                       string           // of the machine, as BootID says; "": Open asks
+	// Seen is told what an open vault looks like, when it was opened, after something changed in it, and before it is closed; Verified how far
+	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
+	Seen     func(id string, v *appendonly.Vault)
+	Verified func(id string, v Verification)
+	// Read is told, while a verification goes on, what was read again since the last time and what of that was wrong; Snapshotted of each snapshot that
+	// was taken, or was not. They must not wait. nil: nobody asks.
+	Read        func(id string, bytes, wrong int64)
+	Snapshotted func(id, kind string, err error)
+	Boot        string // of the machine, as BootID says; "": Open asks
 }
 
 // ErrInUse says that another process has the store's datasets.
@@ -102,7 +110,9 @@ type Store struct {
 
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
-	announcing sync.Mutex // one Announce at a time
+	announcing sync.Mutex                // one Announce at a time
+	told       atomic.Pointer[time.Time] // when tellAll came to its end
+	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
@@ -119,6 +129,7 @@ type slot struct {
 	vol   *volume.Volume
 	users int
 	idle  time.Time // since when nobody uses it
+	told  func()    // tells Config.Seen, unless it knows
 }
 
 // Create makes an empty store in dir; what is there already stays and is no error.
@@ -243,7 +254,7 @@ func (s *Store) Reload() error {
 		sl.mu.Lock()
 		if sl.vault != nil {
 			sl.vault.SetPolicy(t.Core())
-			sl.quota.SetLimits(limitsOf(t))
+			sl.quota.SetLimits(s.limitsOf(t))
 		}
 		sl.mu.Unlock()
 	}
@@ -284,8 +295,32 @@ const (
 	reserve = 64 << 20
 )
 
-func limitsOf(t tenant.Tenant) quota.Limits {
-	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve}
+func (s *Store) limitsOf(t tenant.Tenant) quota.Limits {
+	_, lapsed := s.lapsed.Load(t.ID)
+	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve, Soft: t.Quota.SoftBytes, Lapsed: lapsed}
+}
+
+// SetLapsed says whether a tenant has been above its soft limit for longer than its grace: from now on, until the opposite is said, that
+// counts as a hard one.
+func (s *Store) SetLapsed(id string, lapsed bool) {
+	if _, was := s.lapsed.Load(id); was == lapsed {
+		return
+	}
+	if lapsed {
+		s.lapsed.Store(id, struct{}{})
+	} else {
+		s.lapsed.Delete(id)
+	}
+	t, ok := s.Tenants().TenantByID(id)
+	if !ok {
+		return
+	}
+	sl := s.slot(id)
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.quota != nil {
+		sl.quota.SetLimits(s.limitsOf(t))
+	}
 }
 
 // With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
@@ -339,6 +374,9 @@ func (s *Store) release(sl *slot) {
 	defer sl.mu.Unlock()
 	sl.users--
 	sl.idle = s.cfg.Now()
+	if sl.told != nil {
+		sl.told()
+	}
 }
 
 // open opens a tenant's vault; clean says that it was closed in order, whatever its index knows. The
@@ -372,14 +410,15 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		bytes, files := vault.Totals()
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
-	q := quota.New(vol, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
+	q := quota.New(vol, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
 	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
 	if err != nil {
 		return errors.Join(fmt.Errorf("open vault of %s: %w", t.Name, err), vol.Close())
 	}
-	sl.vault, sl.quota, sl.vol = vault, q, vol
+	sl.vault, sl.quota, sl.vol, sl.told = vault, q, vol, s.teller(sl.id, vault)
+	sl.told()
 	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
 }
@@ -421,8 +460,9 @@ func (sl *slot) close() error {
 	if sl.vault == nil {
 		return nil
 	}
+	sl.told()
 	err := errors.Join(sl.vault.Close(), sl.vol.Close())
-	sl.vault, sl.quota, sl.vol = nil, nil, nil
+	sl.vault, sl.quota, sl.vol, sl.told = nil, nil, nil, nil
 	return err
 }
 

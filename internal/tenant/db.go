@@ -195,6 +195,9 @@ func (d *DB) Snapshot() (s *Snapshot, err error) {
 		for i := range tenants {
 			tenants[i] = tenants[i].settled(d.now())
 		}
+		if err := expected(tx, tenants); err != nil {
+			return err
+		}
 		keys, err := readAll[Key](tx.Bucket(bucketKeys))
 		if err != nil {
 			return err

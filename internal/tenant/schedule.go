@@ -185,3 +185,12 @@ func union(crons []*cron, due uint16) day {
 	}
 	return u
 }
+
+// Interval is the longest time that the schedule leaves between two snapshots; 0: it takes none, or only at the end of pushes. It takes some
+// milliseconds.
+func (s Schedule) Interval() time.Duration {
+	if c, err := measure(s.Snapshots); err == nil && c.ticks > 0 {
+		return c.gap
+	}
+	return 0
+}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"vaultd/internal/push"
 )
 
 // StateName is the name, in the store's directory, of what the server learns.
@@ -27,12 +29,13 @@ type Use struct {
 	Remote string    `json:"remote"` // address and port of the client
 }
 
-// State holds when each key was last used. One process, the server, has it open; others ask the server.
-// A login costs it a map entry: the file is written every 10 s and at Close, so a crash loses at most that.
+// State holds when each key was last used, and what pushes.go tells. One process, the server, has it open; others ask the server.
+// A login costs it a map entry: the file is written every 2 s and at Close, so a crash loses at most that.
 type State struct {
 	db   *bbolt.DB
 	path string
 	log  *slog.Logger
+	runs func() map[string]Running // nil: none
 	stop chan struct{}
 	done chan struct{} // closed by the flusher when it has ended
 
@@ -42,19 +45,22 @@ type State struct {
 	used  map[string]Use  // by key id or CertUse; bounded by the catalog, since only verified keys get here
 	dirty map[string]bool // keys whose Use is newer than the file's
 	ended bool
+	knowledge
 }
 
 // StateOptions are how a State works; the zero value is usable.
 type StateOptions struct {
-	Every time.Duration // between writes; 0 is 10 s
+	Every time.Duration // between writes; 0 is 2 s
 	Wait  time.Duration // for the file's lock; 0 is 5 s
 	Log   *slog.Logger  // told of failed writes; nil is slog.Default
+	// Running returns the pushes under way, by session id, in a map of the caller's. It is called without a lock; nil: there are none.
+	Running func() map[string]Running
 }
 
 // OpenState opens the state in dir, and makes it if it is missing: it carries no promise. The caller must Close it.
 func OpenState(dir string, o StateOptions) (*State, error) {
 	if o.Every == 0 {
-		o.Every = 10 * time.Second
+		o.Every = 2 * time.Second
 	}
 	if o.Wait == 0 {
 		o.Wait = 5 * time.Second
@@ -62,14 +68,20 @@ func OpenState(dir string, o StateOptions) (*State, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &State{path: filepath.Join(dir, StateName), log: o.Log, stop: make(chan struct{}), done: make(chan struct{}),
+	s := &State{path: filepath.Join(dir, StateName), log: o.Log, runs: o.Running, stop: make(chan struct{}), done: make(chan struct{}),
 		used: map[string]Use{}, dirty: map[string]bool{}}
 	if err := guarded(s.path, func() error { return s.load(o.Wait) }); err != nil {
 		if s.db != nil {
 			err = errors.Join(err, s.db.Close())
 		}
-		return nil, fmt.Errorf("open state (it may be removed, only last-used times are lost): %w", err)
+		return nil, fmt.Errorf("open state (it may be removed, only last-used times and the history of pushes are lost): %w", err)
 	}
+	for _, r := range s.cut {
+		e := r.Event
+		e.Push, e.Result, e.Restorable, e.Why = true, push.Aborted, false, "the server ended before it did"
+		s.Session(r.Tenant, e)
+	}
+	s.cut = nil
 	go s.flusher(o.Every)
 	return s, nil
 }
@@ -82,7 +94,12 @@ func (s *State) load(wait time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) error {
+	return s.db.Update(func(tx *bbolt.Tx) (err error) {
+		defer func() {
+			if err == nil {
+				s.cut, err = s.knowledge.load(tx)
+			}
+		}()
 		if name, _ := tx.Cursor().First(); name == nil { // new, or a crash came before its first transaction
 			meta, err := tx.CreateBucket(bucketMeta)
 			if err != nil {
@@ -162,14 +179,23 @@ func (s *State) flusher(every time.Duration) {
 func (s *State) Flush() error {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
+	var running map[string]Running
+	if s.runs != nil {
+		running = s.runs() // first: of what ends meanwhile the event counts
+	}
 	s.mu.Lock()
 	batch := make(map[string]Use, len(s.dirty))
 	for id := range s.dirty {
 		batch[id] = s.used[id]
 	}
 	clear(s.dirty)
+	known, lost := s.take(running), s.lost
+	s.lost = 0
 	s.mu.Unlock()
-	if len(batch) == 0 {
+	if lost > 0 {
+		s.log.Error("push events were dropped: the state could not be written for too long", "events", lost)
+	}
+	if len(batch) == 0 && known.empty() {
 		return nil
 	}
 	err := guarded(s.path, func() error {
@@ -179,7 +205,7 @@ func (s *State) Flush() error {
 					return err
 				}
 			}
-			return nil
+			return known.write(tx)
 		})
 	})
 	if err != nil {
@@ -187,8 +213,15 @@ func (s *State) Flush() error {
 		for id := range batch {
 			s.dirty[id] = true
 		}
+		s.giveBack(known)
 		s.mu.Unlock()
 		return fmt.Errorf("write state: %w", err)
+	}
+	if known.running != nil {
+		s.saved = make(map[string]bool, len(known.running))
+		for id := range known.running {
+			s.saved[id] = true
+		}
 	}
 	return nil
 }

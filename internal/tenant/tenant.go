@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/expect"
 )
 
 // What the errors of this package mean; the CLI gives each its exit code.
@@ -38,6 +39,9 @@ type Tenant struct {
 	Pending   *Pending  `json:"pending,omitempty"`
 	Eased     *Eased    `json:"eased,omitempty"`
 	Removal   *Removal  `json:"removal,omitempty"`
+
+	// Expect is what the operator expects of the tenant's backups; only Snapshot's tenants have it.
+	Expect []expect.Rule `json:"-"`
 
 	// Came is the change that waited and is in force now, as long as nothing else was stored since.
 	Came *Pending `json:"-"`
@@ -74,6 +78,9 @@ const (
 type Quota struct {
 	Bytes int64 `json:"bytes"`
 	Files int64 `json:"files"`
+	// SoftBytes may be passed: that is told, and once it has been for longer than Grace, nothing more is taken. Without a Grace it is only told.
+	SoftBytes int64         `json:"soft_bytes,omitempty"`
+	Grace     time.Duration `json:"grace_ns,omitempty"`
 }
 
 // DefaultPolicy is the policy of DESIGN.md §2 without a word from the operator.
@@ -84,7 +91,7 @@ func DefaultPolicy() Policy {
 // Core returns the policy as the core takes it, which has another word for "no resume window".
 func (t Tenant) Core() appendonly.Policy {
 	p := appendonly.Policy{Mode: t.Policy.Mode, SealAfter: t.Policy.SealAfter, ResumeWindow: t.Policy.ResumeWindow,
-		Suspended: t.Suspended || t.gone, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails}
+		Suspended: t.Suspended || t.gone, SyncClose: t.Policy.Durability == AtClose, DeleteFails: t.Policy.DeleteFails, Watch: t.watched()}
 	if p.ResumeWindow == 0 {
 		p.ResumeWindow = -1
 	}
@@ -162,6 +169,12 @@ func cleanPrefix(p string) (string, error) {
 func (q Quota) check() error {
 	if q.Bytes < 0 || q.Files < 0 {
 		return fmt.Errorf("quota of %d bytes and %d files: negative: %w", q.Bytes, q.Files, ErrInvalid)
+	}
+	switch {
+	case q.SoftBytes < 0 || q.Grace < 0:
+		return fmt.Errorf("soft quota of %d bytes with a grace of %v: negative: %w", q.SoftBytes, q.Grace, ErrInvalid)
+	case q.SoftBytes > 0 && q.Bytes > 0 && q.SoftBytes > q.Bytes:
+		return fmt.Errorf("soft quota of %d bytes is above the quota of %d: %w", q.SoftBytes, q.Bytes, ErrInvalid)
 	}
 	return nil
 }
