@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"vaultd/deploy/prometheus"
+	"vaultd/internal/metrics"
 )
 
 // run runs a tool of the packages prometheus and prometheus-alertmanager, and wants it to be content.
@@ -77,6 +78,24 @@ func TestRulesHaveNamesOfTheirOwn(t *testing.T) {
 			t.Errorf("%s: there are two rules of this name", r.Name())
 		}
 		seen[r.Name()] = true
+	}
+}
+
+// TestMetricsExist wants what rules go by to be recorded, or in the catalogue of internal/metrics (which a test there compares with the registry).
+func TestMetricsExist(t *testing.T) {
+	exists := map[string]bool{}
+	for _, m := range metrics.Catalogue() {
+		exists[m.Name] = true
+	}
+	for _, r := range rules(t) {
+		exists[r.Record] = true
+	}
+	for _, r := range rules(t) {
+		for _, name := range prometheus.Metrics(r.Expr) {
+			if !exists[name] {
+				t.Errorf("%s: there is no %s", r.Name(), name)
+			}
+		}
 	}
 }
 
