@@ -2,12 +2,17 @@ package tests
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -30,17 +35,16 @@ import (
 // monitor is a Prometheus and an Alertmanager of Debian's on ports of the loopback, with the rules and the configuration of deploy/prometheus, that look at a
 // vaultd. What takes a day in life takes seconds there: see hurry.
 type monitor struct {
-	dir        string
-	prom, am   string // host:port
-	vaultd     string // where it shall serve metrics
-	mu         sync.Mutex
-	told       []alert // what Alertmanager sent, in order
-	processes  []*exec.Cmd
-	webhook    *httptest.Server
-	pool       string // host:port of a target with a pool
-	logs       *bytes.Buffer
-	logsMu     sync.Mutex
-	scrapeTime string
+	dir       string
+	prom, am  string // host:port
+	vaultd    string // where it shall serve metrics
+	mu        sync.Mutex
+	told      []alert // what Alertmanager sent, in order
+	processes []*exec.Cmd
+	webhook   *httptest.Server
+	pool      string // host:port of a target with a pool
+	logs      bytes.Buffer
+	logsMu    sync.Mutex
 }
 
 // alert is one in a message of Alertmanager's.
@@ -70,10 +74,10 @@ var hurry = []struct{ from, to string }{
 	{`(vaultd_start_time_seconds < )600`, "${1}60"},
 }
 
-// newMonitor starts both. The interval is Prometheus's for everything.
-func newMonitor(t *testing.T, interval string, rush bool) *monitor {
+// newMonitor starts both, to look at a vaultd that serves its metrics at an address already. The interval is Prometheus's for everything.
+func newMonitor(t *testing.T, vaultd, interval string) *monitor {
 	t.Helper()
-	m := &monitor{dir: t.TempDir(), prom: freeAddress(t), am: freeAddress(t), vaultd: freeAddress(t), logs: &bytes.Buffer{}, scrapeTime: interval}
+	m := &monitor{dir: t.TempDir(), prom: freeAddress(t), am: freeAddress(t), vaultd: vaultd}
 	t.Cleanup(m.end)
 	m.webhook = httptest.NewServer(http.HandlerFunc(m.take))
 	m.pool = poolTarget(t)
@@ -83,10 +87,8 @@ func newMonitor(t *testing.T, interval string, rush bool) *monitor {
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		must(t, err)
-		if rush {
-			for _, h := range hurry {
-				text = regexp.MustCompile(h.from).ReplaceAll(text, []byte(h.to))
-			}
+		for _, h := range hurry {
+			text = regexp.MustCompile(h.from).ReplaceAll(text, []byte(h.to))
 		}
 		must(t, os.WriteFile(filepath.Join(m.dir, "rules", filepath.Base(name)), text, 0o600))
 	}
@@ -110,6 +112,13 @@ func newMonitor(t *testing.T, interval string, rush bool) *monitor {
 			return nil
 		})
 	}
+	m.until(t, "Prometheus reads both targets", time.Minute, func() error {
+		n, err := m.number(`sum(up{job="vaultd"})`)
+		if err == nil && n != 2 {
+			err = fmt.Errorf("%v targets are up", n)
+		}
+		return err
+	})
 	return m
 }
 
@@ -200,7 +209,7 @@ func (m *monitor) until(t *testing.T, what string, atMost time.Duration, f func(
 	}
 	m.logsMu.Lock()
 	defer m.logsMu.Unlock()
-	t.Fatalf("%s: not within %v: %v\n%.4000s", what, atMost, err, m.logs)
+	t.Fatalf("%s: not within %v: %v\n%.4000s", what, atMost, err, m.logs.String())
 }
 
 // series is a line of an answer. Values are those of an instant, or of a range in order.
@@ -306,4 +315,18 @@ func commands(r prometheus.Rule) []string {
 		}
 	}
 	return out
+}
+
+// certificate makes one that signs itself, and its key, in PEM.
+func certificate(t *testing.T, host string) (cert, key string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	must(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	must(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
 }
