@@ -59,6 +59,8 @@ var edges = []struct {
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd", "vaultd/internal/session", "os/exec"}, true},
 	{"internal/zfs", "it runs zfs(8) and decides nothing: whose dataset, and which snapshot may go, others know",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/retention", "vaultd/internal/session"}, true},
+	{"internal/pool", "it looks at the pool and judges: what becomes of a server, and whose dataset it is, others know",
+		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/sshd", "os/exec"}, true},
 	{"internal/archive", "restores write through os.Root, and read through appendonly",
 		[]string{"vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "os/exec"}, true},
 }

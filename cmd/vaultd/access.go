@@ -137,6 +137,9 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {
 		a.count(l, -1)
+		if away := (*store.UnavailableError)(nil); errors.As(err, &away) {
+			err = fmt.Errorf("%w: %s", sshd.ErrUnavailable, away.Why)
+		}
 		return nil, nil, err
 	}
 	fs := v.Session(who)

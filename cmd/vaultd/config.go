@@ -32,6 +32,7 @@ type Config struct {
 
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
+	ZFS      ZFSConfig      `toml:"zfs"`
 	Expire   ExpireConfig   `toml:"expire"`
 	Verify   VerifyConfig   `toml:"verify"`
 	Expect   ExpectConfig   `toml:"expect"`
@@ -117,6 +118,9 @@ type StoreConfig struct {
 	// SpareSlots is how many datasets are made ahead for tenants that come while a confined server runs. When few are left it starts again by
 	// itself, as soon as no session is open. Default 64; more for who adds many tenants to a server that is never idle.
 	SpareSlots int `toml:"spare_slots"`
+	// User is the user that serves, where that is not the one that runs the operator's commands: `vaultd init`, as root, gives it the tenants' data
+	// and the server's own state, and what says who may do what stays root's. Default "", one user for everything. Trusted.
+	User string `toml:"user"`
 }
 
 // ExpireConfig is the [expire] section: the process that frees what retention lets go of.
@@ -126,6 +130,9 @@ type ExpireConfig struct {
 	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less,
 	// and removals, wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
 	CoolDown Duration `toml:"cool_down"`
+	// User is the user of an expire process of its own (vaultd-expire.service), to which `vaultd init`, as root, gives expire/. Default "": the
+	// supervisor starts it beside the server, as its own user. Trusted: a server's user that may write expire/ can have contents freed.
+	User string `toml:"user"`
 }
 
 // VerifyConfig is the [verify] section: reading what is stored again, beside everything else.
@@ -233,6 +240,7 @@ func DefaultConfig() Config {
 			SegmentInterval: Duration{5 * time.Minute},
 			SpareSlots:      64,
 		},
+		ZFS:    defaultZFS(),
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
 		Expect: ExpectConfig{MaxAge: Duration{48 * time.Hour}},

@@ -63,12 +63,26 @@ barrier_interval = "2s"
 segment_interval = "5m"
 # Datasets that are made ahead for tenants that come while the server runs. When few are left it starts again by itself, once no session is open.
 spare_slots = 64
+# The user that serves, where it is not the one that runs the commands ("": one for everything). "vaultd init", as root, gives it what it needs.
+user = ""
+
+# A store on ZFS: tenants are datasets below this one, which is mounted at the store's tenants/. "": tenants are directories.
+[zfs]
+dataset = ""
+# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
+reserve = "5%"
+# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
+scrub = "@monthly"
+# How often the pool is looked at.
+poll = "10s"
 
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
 interval = "1h"
 # How long a schedule or hold that was weakened still counts, and how long other changes that promise less wait.
 cool_down = "7d"
+# The user of an expire process of its own (vaultd-expire.service), so that the server's can not free. "": started beside the server, as its user.
+user = ""
 
 [verify]
 # How often everything that is stored is read again and compared with the journal (0s: never), and how fast, at most, a second.

@@ -29,14 +29,14 @@ import (
 // confinedCommand is the server: what "vaultd serve" starts, twice in the same process. With --enter it gives up all that it does not need, and
 // executes itself without; that second program is confined from its first instruction on, in all its threads.
 func (a *app) confinedCommand() *cobra.Command {
-	var enter, untried bool
+	var enter, untried, bare bool
 	var read []string
 	c := &cobra.Command{Use: "serve-confined", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		dir, err := filepath.Abs(a.dir)
 		if err != nil {
 			return err
 		}
-		layout := confine.Layout{Store: dir, Read: read, Program: program}
+		layout := confine.Layout{Store: dir, Read: read, Program: program, Bare: bare}
 		if !enter {
 			return a.serveConfined(cmd.Context(), layout, untried)
 		}
@@ -55,6 +55,7 @@ func (a *app) confinedCommand() *cobra.Command {
 		return layout.Exec(args, os.Environ())
 	}}
 	c.Flags().BoolVar(&enter, "enter", false, "confine this process first")
+	c.Flags().BoolVar(&bare, "bare", false, "the tenants' storage is not there")
 	c.Flags().BoolVar(&untried, "untried", false, "there is no probe to try the confinement on")
 	c.Flags().StringArrayVar(&read, "read", nil, "a file that may be read besides the store's")
 	return c
@@ -63,7 +64,7 @@ func (a *app) confinedCommand() *cobra.Command {
 // ownsStore refuses to confine root on somebody else's store: without capabilities it is an ordinary user that may not even read it.
 func ownsStore(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if err := unix.Stat(filepath.Join(dir, confine.TenantsDir), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if os.Geteuid() == 0 && st.Uid != 0 {
@@ -83,12 +84,14 @@ type handover struct {
 	metrics   net.Listener // nil: there is none
 	report    confine.Report
 	spares    *spares
+	pool      *poolWatch // nil: the store is not on ZFS
 }
 
 // storeConfig completes what a server's store is opened with.
 func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	h.spares = newSpares(h.parent, h.Spares, log)
 	c.Lock, c.Boot = h.lock, h.Boot
+	c = h.pool.guard(c)
 	if h.Mode != confine.Off {
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
@@ -96,7 +99,7 @@ func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 }
 
 // replacement watches for the moment to be followed by another server, which ends this one with end.
-func (h *handover) replacement(door *sshd.Server, console *admin.Server, end func()) *replacement {
+func (h *handover) replacement(door *sshd.Server, console *admin.Server, renew func() bool, end func()) *replacement {
 	var commands atomic.Int64
 	for name, f := range console.Calls {
 		console.Calls[name] = func(ctx context.Context, in json.RawMessage) (any, error) {
@@ -112,7 +115,7 @@ func (h *handover) replacement(door *sshd.Server, console *admin.Server, end fun
 			return f(ctx, in, w)
 		}
 	}
-	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, listeners: h.listeners, end: end, busy: func() bool {
+	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, renew: renew, listeners: h.listeners, end: end, busy: func() bool {
 		s := door.Stats()
 		return s.PreAuth+s.Connections > 0 || s.Sessions > 0 || commands.Load() > 0
 	}}
@@ -136,7 +139,7 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 		h.report = confine.Probe()
 		h.report.Mode = h.Mode
 		if untried {
-			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full")
+			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full, or not there")
 		} else if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
 			h.report.Physical = false
 		}
@@ -171,7 +174,7 @@ func (h *handover) inherit() error {
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
 	var err error
-	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock")); err != nil {
+	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock"), h.Group); err != nil {
 		return err
 	}
 	for i := range all {
@@ -190,7 +193,10 @@ func (h *handover) inherit() error {
 		}
 		h.listeners = append(h.listeners, newPausable(tcp))
 	}
-	return nil
+	if h.Pool {
+		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + all))
+	}
+	return err
 }
 
 // sayAlive tells the service manager's watchdog, as long as the process is.

@@ -45,8 +45,8 @@ type liveConfig struct {
 // restartKeys are the keys that only a restart changes: sockets and host keys belong to connections that would end, and the rest is
 // fixed when a log or a vault is opened.
 var restartKeys = []string{"listen", "ssh.host_keys", "ssh.key_exchanges", "ssh.ciphers", "ssh.macs", "ssh.host_key_algorithms", "ssh.public_key_algorithms",
-	"confine", "store.barrier_interval", "store.segment_interval", "store.spare_slots", "log.format",
-	"metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
+	"confine", "store.barrier_interval", "store.segment_interval", "store.spare_slots", "store.user", "expire.user", "log.format",
+	"zfs.dataset", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
 
 // reloadKeys are in force as soon as they are read; defaults are read by the commands themselves.
 var reloadKeys = []string{"ssh.banner", "ssh.login_grace", "ssh.max_auth_tries", "ssh.pre_auth_per_address", "ssh.pre_auth_total", "ssh.pre_auth_rate", "ssh.ban_max", "ssh.trust_addresses", "ssh.connections_per_tenant",

@@ -198,6 +198,9 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 		return true, nil
 	}
 	_, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
+	if err == nil {
+		err = x.emptyPlace(t)
+	}
 	if dry || !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
@@ -216,6 +219,19 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 	conf.Chain = v
 	done, err := retention.Bury(ctx, conf)
 	return done, errors.Join(err, v.Close())
+}
+
+// emptyPlace is fs.ErrNotExist when a tenant's dataset is not mounted, and its place is an empty directory: so a removal that was killed may leave it.
+func (x *expirer) emptyPlace(t tenant.Tenant) error {
+	dataset, mounted, err := x.a.datasetOf(t.ID)
+	if err != nil || dataset == "" || mounted {
+		return err
+	}
+	list, err := os.ReadDir(filepath.Join(x.a.dir, "tenants", t.ID))
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("%s is not mounted: %w", dataset, fs.ErrNotExist)
+	}
+	return err
 }
 
 // ending is how a removed tenant's dataset goes.
@@ -244,9 +260,6 @@ func (e ending) Clear(ctx context.Context, why string) (int, error) {
 func (e ending) Release(ctx context.Context) error {
 	return e.a.call(ctx, "tenant.release", endRequest{ID: e.id}, nil)
 }
-
-// Remove implements retention.Dataset.
-func (e ending) Remove() error { return volume.Remove(e.dir) }
 
 func (o *operations) clear(ctx context.Context, in endRequest) (out endReply, err error) {
 	out.Names, err = o.st.Clear(ctx, in.ID, in.Why)

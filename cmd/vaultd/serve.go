@@ -93,21 +93,32 @@ func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
 }
 
 func (a *app) initCommand() *cobra.Command {
-	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		if a.dryRun {
-			fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+	var idle bool
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs,
+		Long: "Makes what is missing of a store, and with store.user in the configuration gives each user its part of it: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			start := !idle && a.startable()
+			if a.dryRun {
+				return a.planInit(a.stdout, conf, start)
+			}
+			if err := a.initStore(conf); err != nil {
+				return err
+			}
+			next := a.self("serve")
+			if start {
+				if err := a.startUnit(cmd.Context()); err != nil {
+					return err
+				}
+				next = a.self("status")
+			}
+			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
 			return nil
-		}
-		conf, err := a.loadConfig()
-		if err != nil {
-			return err
-		}
-		if err := a.initStore(conf); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
-		return nil
-	}}
+		}}
+	c.Flags().BoolVar(&idle, "no-start", false, "leave the installed server as it is")
 	a.dryRunFlag(c)
 	return c
 }
@@ -125,7 +136,7 @@ func (a *app) initStore(conf *Config) error {
 			return fmt.Errorf("make host key: %w", err)
 		}
 	}
-	return nil
+	return a.share(conf)
 }
 
 // makeHostKey writes a new ed25519 key and its public half; an existing one is fs.ErrExist.
@@ -203,8 +214,15 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
+	sc, err := a.overZFS(conf.storeConfig(log), conf)
+	if err != nil {
+		return err
+	}
+	if h.pool != nil {
+		h.pool.log = log
+	}
 	known := new(facts)
-	st, err := store.Open(a.dir, known.hook(h.storeConfig(conf.storeConfig(log), log)))
+	st, err := store.Open(a.dir, known.hook(h.storeConfig(sc, log)))
 	if err != nil {
 		return err
 	}
@@ -253,8 +271,11 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
+	if h.pool != nil {
+		ops.pool = h.pool.report
+	}
 	acc.standing = ops.standing
 	meter := newMetering(st, state, log)
 	ops.metering, ops.forecast, ops.scraping = meter, meter.forecast, count
@@ -267,7 +288,11 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	replace := h.replacement(door, console, end)
+	h.pool.bound(console)
+	replace := h.replacement(door, console, func() bool { return h.pool.renew(st) }, end)
+	if h.pool != nil {
+		go h.pool.run(ctx, st, door.Abandon)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
@@ -293,13 +318,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	var activated bool
+	c := &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
 			return err
 		}
-		return a.checkSurroundings(conf)
+		return a.checkSurroundings(conf, activated)
 	}}
+	c.Flags().BoolVar(&activated, "activated", false, "the service manager has the addresses already (vaultd.socket): do not try them")
+	return c
 }
 
 func (a *app) configCommand() *cobra.Command {

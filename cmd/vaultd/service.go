@@ -15,6 +15,7 @@ import (
 	"vaultd/internal/expect"
 	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
+	"vaultd/internal/pool"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -28,9 +29,9 @@ type operations struct {
 	state  *tenant.State                         // what the server learned; nil: it can not be read
 	common func() expect.Rule                    // of tenants without an expectation of their own
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
-	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the file system is; nil: nobody knows.
+	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the pool is; nil: nobody knows.
 	forecast func(tenantID string) time.Time
-	pool     func() any
+	pool     func() *pool.Report
 	metering *metering           // nil without a server
 	scraping *scraping           // nil without a server
 	server   func() serverStatus // nil without a server
@@ -43,6 +44,7 @@ func (o *operations) calls() map[string]admin.Call {
 	return map[string]admin.Call{
 		"reload":          admin.Handle(o.reloadCall),
 		"status":          admin.Handle(o.status),
+		"pool":            admin.Handle(o.poolReport),
 		"inventory":       admin.Handle(func(context.Context, struct{}) (inventory.Inventory, error) { return o.inventory() }),
 		"expect.suggest":  admin.Handle(o.suggest),
 		"used":            admin.Handle(func(context.Context, struct{}) (map[string]tenant.Use, error) { return o.used() }),
@@ -79,6 +81,8 @@ func (o *operations) streams() map[string]admin.Stream {
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 		"incident.full":  admin.HandleStream(o.incidentFull),
+
+		"snapshot.verify": admin.HandleStream(o.compareSnapshots),
 	}
 }
 
@@ -350,6 +354,9 @@ func (a *app) call(ctx context.Context, name string, in, out any) error {
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error { return c.Call(ctx, name, in, out) })
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -380,6 +387,15 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error {
+			body, err := c.Stream(ctx, name, in)
+			if err != nil {
+				return err
+			}
+			return errors.Join(read(body), body.Close())
+		})
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -400,12 +416,19 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 
 // local opens the store without a server.
 func (a *app) local(f func(*operations) error) error {
+	if err := a.mayOpen(); err != nil {
+		return err
+	}
 	conf, err := a.loadConfig()
 	if err != nil {
 		return err
 	}
 	log, known := newLogger(a.stderr, "text", "warn"), new(facts)
-	st, err := store.Open(a.dir, known.hook(conf.storeConfig(log)))
+	sc, err := a.overZFS(conf.storeConfig(log), conf)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, known.hook(sc))
 	if err != nil {
 		return err
 	}

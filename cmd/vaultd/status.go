@@ -13,6 +13,7 @@ import (
 	"vaultd/internal/confine"
 	"vaultd/internal/expect"
 	"vaultd/internal/inventory"
+	"vaultd/internal/pool"
 )
 
 type serverStatus struct {
@@ -23,6 +24,8 @@ type serverStatus struct {
 	Version  string    `json:"version"`
 	Waiting  int       `json:"waiting"` // connections that have not logged in
 	Bans     int       `json:"bans"`    // addresses
+	// Abandoned are sessions that were ended for their clients and still wait for storage that does not answer.
+	Abandoned int64 `json:"abandoned"`
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
 	Config   *configStatus    `json:"config"`
@@ -39,7 +42,7 @@ type statusReply struct {
 	Dir     string            `json:"dir"`
 	Summary inventory.Summary `json:"summary"`
 	Time    time.Time         `json:"time"`
-	Pool    any               `json:"pool,omitempty"`
+	Pool    *pool.Report      `json:"pool,omitempty"` // absent when no server runs, and where the store is not on ZFS
 	Quotas  commitment        `json:"quotas"`
 	Verdict verdictReply      `json:"verdict"` // of all
 }
@@ -111,7 +114,7 @@ func (t *tenantStatus) level() expect.Level {
 	switch {
 	case t.usageReply.ReadOnly != "", t.damaged() > 0:
 		return expect.Critical
-	case t.Expire != nil && t.Expire.Error != "":
+	case t.Expire != nil && (t.Expire.Error != "" || t.Expire.Strange != ""):
 		return max(t.Verdict.Level, expect.Warning)
 	}
 	return t.Verdict.Level
@@ -128,6 +131,8 @@ func (t *tenantStatus) state() string {
 	}
 	if e := t.Expire; e != nil && e.Error != "" {
 		s = append(s, "nothing more is freed: "+e.Error)
+	} else if e != nil && e.Strange != "" {
+		s = append(s, "look: "+e.Strange)
 	}
 	for _, v := range t.Verdicts {
 		if v.State != expect.OK && (v.Level > expect.Well || v.State == t.Verdict.State) {
@@ -175,7 +180,7 @@ func (s *statusReply) judge() {
 		exit = max(exit, level)
 		wrong = append(wrong, fmt.Sprintf(format, args...))
 	}
-	damaged, stuck := 0, 0
+	damaged, stuck, strange := 0, 0, 0
 	worst := map[expect.State]expect.Level{}
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
@@ -186,8 +191,14 @@ func (s *statusReply) judge() {
 		if t.Expire != nil && t.Expire.Error != "" {
 			stuck++
 		}
+		if t.Expire != nil && t.Expire.Strange != "" {
+			strange++
+		}
 	}
 	sum := s.Summary
+	if s.Pool != nil && s.Pool.Level > 0 {
+		say(expect.Level(s.Pool.Level), "%s", s.Pool.Summary())
+	}
 	if n := sum.ReadOnly; n > 0 {
 		say(expect.Critical, "%d of %d tenants take no backups: their storage failed", n, sum.Tenants)
 	}
@@ -219,6 +230,9 @@ func (s *statusReply) judge() {
 	if stuck > 0 {
 		say(expect.Warning, "of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, sum.Tenants)
 	}
+	if strange > 0 {
+		say(expect.Warning, "%d of %d tenants have snapshots on ZFS that nobody knows: see below, and vaultd expire --dry-run", strange, sum.Tenants)
+	}
 	good := fmt.Sprintf("%d of %d backed up", sum.BackedUp-sum.New, sum.Tenants-sum.Suspended)
 	if sum.New > 0 {
 		good += fmt.Sprintf(", %d new", sum.New)
@@ -246,6 +260,11 @@ func (s *statusReply) show(w io.Writer) {
 		fmt.Fprintln(w)
 		if !v.Confinement.Physical && len(v.Confinement.Failed) == 0 {
 			fmt.Fprintf(w, "warning: %s\n", v.Confinement.Summary())
+		}
+	}
+	if s.Pool != nil && s.Pool.Level > 0 {
+		for _, p := range s.Pool.Problems {
+			fmt.Fprintf(w, "pool %s: %s since %s: %s\n  -> %s\n", s.Pool.Pool, p.State, stamp(p.Since), p.Words, p.Do)
 		}
 	}
 	if s.Quotas.Ratio > 1 {

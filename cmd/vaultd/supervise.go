@@ -24,6 +24,7 @@ import (
 
 	"vaultd/internal/admin"
 	"vaultd/internal/confine"
+	"vaultd/internal/pool"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
 )
@@ -39,6 +40,7 @@ type supervisor struct {
 	conf   *Config // Expire and Log change with reloads, and are guarded by mu
 	log    *slog.Logger
 	spares *store.Spares
+	care   *pool.Care // nil: the store is not on ZFS
 	boot   string
 	procs  int
 
@@ -68,6 +70,10 @@ func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []st
 	}
 	ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
+	if s.care != nil {
+		s.care.Look(ctx)
+		go s.care.Run(ctx) // what it waits for may hang
+	}
 	expired := make(chan error, 1)
 	go func() {
 		expired <- s.expire.run(ctx, func(ctx context.Context) error { return a.keepExpiring(ctx, s.config(), s.log) })
@@ -93,6 +99,7 @@ func (s *supervisor) reloaded() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	next.Expire.User = s.conf.Expire.User // waits for a restart
 	if next.Expire != s.conf.Expire || next.Log != s.conf.Log {
 		s.conf.Expire, s.conf.Log = next.Expire, next.Log
 		s.expire.again()
@@ -122,6 +129,9 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		return err
 	}
 	s.spares = store.NewSpares(dir)
+	if s.care, err = s.a.poolCare(s.conf, s.log); err != nil {
+		return err
+	}
 	s.layout = confine.Layout{Store: dir, Program: program}
 	for _, k := range s.conf.SSH.HostKeys {
 		if !filepath.IsAbs(k) {
@@ -247,12 +257,12 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 			return errors.Join(e, err)
 		default:
 		}
-		if ctx.Err() != nil || !s.wasReady.Load() {
-			return err
-		}
-		if leave {
+		if leave && ctx.Err() == nil {
 			pause = 0
 			continue
+		}
+		if ctx.Err() != nil || !s.wasReady.Load() {
+			return err
 		}
 		if time.Since(begin) > longLived {
 			pause = 0
@@ -282,21 +292,21 @@ type begun struct {
 	Alive     time.Duration `json:"alive"`     // how often it says that it is; 0: never
 	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
 	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
+	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
+	Group     int           `json:"group"`     // that may give commands; admin.NoGroup: none
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err := s.unlessFull(err); err != nil {
-		return false, err
+	var began pool.Report
+	if s.care != nil {
+		began = s.care.Report()
 	}
-	for _, path := range spoiled {
-		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
-	}
-	err = s.layout.MakeProbe()
-	s.untried = err != nil
-	if err := s.unlessFull(err); err != nil {
-		return false, err
+	s.layout.Bare, s.untried = began.Out, began.Out
+	if !began.Out {
+		if err := s.prepareDatasets(); err != nil {
+			return false, err
+		}
 	}
 	here, there, err := supervise.Pair()
 	if err != nil {
@@ -307,6 +317,12 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	cmd.Args[0] = "vaultd"
 	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
 	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
+	listeners := len(s.listeners)
+	stopNews, err := s.passNews(cmd)
+	if err != nil {
+		return false, errors.Join(err, there.Close())
+	}
+	defer stopNews()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	err = cmd.Start()
 	there.Close()
@@ -315,12 +331,20 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	var leaving atomic.Bool
 	answered := make(chan error, 1)
-	verbs := s.verbs(&leaving, len(s.listeners))
+	verbs := s.verbs(&leaving, listeners, s.metrics != nil)
+	watch, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	if s.care != nil {
+		go s.watchPool(watch, began, func() {
+			leaving.Store(true)
+			cmd.Process.Kill()
+		})
+	}
 	go func() { answered <- supervise.Serve(here, verbs) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
-	err = cmd.Wait()
+	err = s.wait(ctx, cmd)
 	close(ended)
 	<-relayed
 	here.Close()
@@ -328,6 +352,20 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
 	}
 	return leaving.Load(), outcome(err)
+}
+
+// prepareDatasets makes what a server needs to be there before it is confined.
+func (s *supervisor) prepareDatasets() error {
+	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
+	if err := s.unlessFull(err); err != nil {
+		return err
+	}
+	for _, path := range spoiled {
+		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
+	}
+	err = s.layout.MakeProbe()
+	s.untried = err != nil
+	return s.unlessFull(err)
 }
 
 // unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
@@ -349,6 +387,9 @@ func (s *supervisor) args() []string {
 	}
 	if confine.Mode(s.conf.Confine) != confine.Off {
 		args = append(args, "--enter")
+	}
+	if s.layout.Bare {
+		args = append(args, "--bare")
 	}
 	if s.untried {
 		args = append(args, "--untried")
@@ -389,15 +430,16 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
+func (s *supervisor) verbs(leaving *atomic.Bool, listeners int, metered bool) map[string]supervise.Verb {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
+	group := s.admin.Group()
 	return map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Metrics: s.metrics != nil, Unmetered: s.unmetered}, nil
+			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered}, nil
 		},
 		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {

@@ -587,7 +587,7 @@ func TestInherit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := admin.Inherit(f)
+	in, err := admin.Inherit(f, admin.NoGroup)
 	if err != nil {
 		t.Fatal(err)
 	}

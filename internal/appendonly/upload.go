@@ -2,10 +2,12 @@ package appendonly
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"sync"
+	"syscall"
 	"time"
 
 	"vaultd/internal/journal"
@@ -53,6 +55,7 @@ type Upload struct {
 	meta    Meta
 	err     error // a write failed: the content can not be published any more
 	closed  bool
+	over    bool // err is the quota's, and counted
 	guess   bool // holds bytes that its key neither sent nor may know: it is never compared with anything
 }
 
@@ -94,8 +97,9 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	if err := u.sameAsSealed(p, off); err != nil {
 		return 0, err
 	}
-	u.digest.write(p, off)
+	hashed := u.takeIn(p, off)
 	n, err := u.staged.WriteAt(p, off)
+	hashed()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil {
@@ -110,6 +114,24 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 		return n, u.err
 	}
 	return n, nil
+}
+
+// beside is the size from which a write is hashed while the disk takes it, on another processor if one is free: below it the
+// switch costs more than that brings.
+const beside = 128 << 10
+
+// takeIn gives p to the digest, and returns what waits until that is done with it.
+func (u *Upload) takeIn(p []byte, off int64) (wait func()) {
+	if len(p) < beside {
+		u.digest.write(p, off)
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		u.digest.write(p, off)
+	}()
+	return func() { <-done }
 }
 
 // compared are buffers for bytes that were stored before.
@@ -182,6 +204,9 @@ func (u *Upload) rewrite() {
 func (u *Upload) fail(err error) {
 	if u.err == nil {
 		u.err = err
+		if u.over = errors.Is(err, syscall.EDQUOT); u.over {
+			u.f.count.denied(err)
+		}
 	}
 }
 
@@ -525,7 +550,9 @@ func (u *Upload) Abort() { u.abort(true) }
 // lost counts an upload that came to nothing because of err. mu is held.
 func (u *Upload) lost(err error) {
 	if !u.locks {
-		u.f.count.denied(err)
+		if !u.over || !errors.Is(err, syscall.EDQUOT) {
+			u.f.count.denied(err)
+		}
 		u.f.count.lost(err, u.size)
 	}
 }

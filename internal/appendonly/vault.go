@@ -34,6 +34,7 @@ type Config struct {
 	Volume    Volume
 	Segments  journal.Segments
 	Account   Account // nil: nothing is limited
+	Bodies    Bodies  // nil: the file system keeps no snapshots
 	IndexPath string
 	Clean     bool // the vault was closed in order, though a new index can not know it
 	Policy    Policy
@@ -95,6 +96,8 @@ type Vault struct {
 	failed   atomic.Pointer[error]
 	sessions atomic.Int64
 
+	bodies *bodies // never held together with another lock
+
 	stop context.CancelFunc
 	done sync.WaitGroup // the keeper and background hashing
 	ctx  context.Context
@@ -135,7 +138,7 @@ func Open(cfg Config) (*Vault, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	v := &Vault{cfg: cfg, vol: cfg.Volume, policy: cfg.Policy,
+	v := &Vault{cfg: cfg, vol: cfg.Volume, policy: cfg.Policy, bodies: newBodies(),
 		uploads: map[journal.Loc][]*Upload{}, unsynced: map[journal.ID]struct{}{}, unsealed: map[journal.ID]sealing{}, due: work{ready: map[journal.ID]sealing{}}, wake: make(chan struct{}, 1),
 		repeated: map[journal.Loc]repeat{}, renamed: map[journal.Loc]rename{}, scratch: map[journal.Loc]*lockFile{}}
 	v.ctx, v.stop = context.WithCancel(context.Background())
@@ -215,6 +218,7 @@ func (v *Vault) damaged(seen journal.Head) bool {
 func (v *Vault) Close() error {
 	v.stop()
 	v.done.Wait()
+	v.closeBodies(true)
 	err := v.Err()
 	if err == nil {
 		err = v.closeSegment(nil)
@@ -580,6 +584,7 @@ func (v *Vault) keep() {
 // is dirty, and closes an old journal segment. Failures are logged where they happen, and make the
 // vault read-only.
 func (v *Vault) tick() {
+	v.closeBodies(false)
 	if err := v.noteUploads(); err != nil && v.Err() == nil && v.ctx.Err() == nil {
 		v.cfg.Log.Error("note uploads", "error", err.Error())
 	}

@@ -12,12 +12,13 @@ import (
 // Without a push the tenant's own beginning stands for one: so a new tenant has as long as any for its first.
 func Judge(r Rule, created time.Time, seen Seen, now time.Time) Verdict {
 	v := Verdict{State: OK, Path: r.Path}
+	begin := created
+	if r.Since.After(begin) {
+		begin = r.Since
+	}
 	last := seen.Restorable
 	if last.IsZero() {
-		v.State, last = Never, created
-		if r.Since.After(created) {
-			last = r.Since
-		}
+		v.State, last = Never, begin
 	}
 	if r.MaxAge > 0 {
 		v.Due = r.Window.closing(last.Add(r.MaxAge))
@@ -37,7 +38,7 @@ func Judge(r Rule, created time.Time, seen Seen, now time.Time) Verdict {
 	}
 	fresh := seen.Fresh
 	if fresh.IsZero() {
-		fresh = last
+		fresh = begin
 	}
 	if r.Changes > 0 && now.Sub(fresh) > r.Changes {
 		v.State, v.Level, v.Since = Unchanged, Warning, fresh.Add(r.Changes)

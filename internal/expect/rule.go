@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	_ "time/tzdata" // the confined server can not read the machine's
 	"unicode"
 	"unicode/utf8"
 )

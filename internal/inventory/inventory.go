@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"vaultd/internal/expect"
+	"vaultd/internal/pool"
 	"vaultd/internal/push"
 )
 
 // Inventory is the store at one instant.
 type Inventory struct {
-	Time    time.Time `json:"time"`
-	Tenants []Tenant  `json:"tenants"` // those that are not removed, sorted by name
-	Pool    any       `json:"pool,omitempty"`
+	Time    time.Time    `json:"time"`
+	Tenants []Tenant     `json:"tenants"`        // those that are not removed, sorted by name
+	Pool    *pool.Report `json:"pool,omitempty"` // nil: the store is not on ZFS, or no server runs
 }
 
 // Tenant is one of them.

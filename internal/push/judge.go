@@ -11,7 +11,7 @@ func Judge(e Ending, r Report, n appendonly.Counts) Event {
 		ev.Protocol = r.Protocol
 	}
 	none := Work{}
-	ev.Push = r.Push || n.Wrote || n.Unchanged != none || n.Refused != none || n.Failed != none || n.Changing() > 0
+	ev.Push = r.Push || n.Wrote || n.New != none || n.Unchanged != none || n.Refused != none || n.Failed != none || n.Changing() > 0
 	ev.Result = result(e, r, &n)
 	ev.Restorable, ev.Why = restorable(ev.Result, e.Exit, r, &n)
 	return ev

@@ -182,7 +182,7 @@ func TestErrorTexts(t *testing.T) {
 		{&quota.ExceededError{Used: 3 << 29, Limit: 3 << 29, What: "bytes"}, syscall.EDQUOT, "quota exceeded: 1.5 GiB of 1.5 GiB used"},
 		{&quota.ExceededError{Used: 1000, Limit: 1000, What: "files"}, syscall.EDQUOT, "quota exceeded: 1,000 of 1,000 files used"},
 		{&quota.ExceededError{Used: 1 << 20, Limit: 1 << 20, What: "locks"}, syscall.EDQUOT, "quota exceeded: 1.0 MiB of 1.0 MiB for locks used"},
-		{&quota.FullError{}, syscall.ENOSPC, "the vault's disk is nearly full: it takes nothing more until its operator makes room"},
+		{&quota.FullError{}, syscall.ENOSPC, "no space left on the server: it takes nothing more until its operator makes room"},
 	} {
 		if c.err.Error() != c.want || !errors.Is(fmt.Errorf("x: %w", c.err), c.is) {
 			t.Errorf("%q, want %q that is %v", c.err, c.want, c.is)

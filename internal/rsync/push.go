@@ -16,11 +16,20 @@ import (
 
 const done = wire.Done
 
-// push receives a tree (main.c: do_server_recv; io.c: start_filesfrom_forwarding).
-func (c *conn) push(ctx context.Context) error {
+// vanished is what a client says of files that were removed while it sent (rsync.h: IOERR_VANISHED): they were not part of what it has.
+const vanished = 1 << 1
+
+// push receives a tree, and says whether the client could not read some of it, which alone is not for the server to fail for.
+func (c *conn) push(ctx context.Context) (unsent bool, err error) {
 	q := newQueue()
 	r := &receiver{conn: c, q: q}
-	var err error
+	err = c.take(ctx, q, r)
+	failed := r.ioError.Load()
+	return failed&^vanished != 0 || failed == 0 && r.unsent.Load(), err
+}
+
+// take does the work of push (main.c: do_server_recv; io.c: start_filesfrom_forwarding).
+func (c *conn) take(ctx context.Context, q *queue, r *receiver) (err error) {
 	if r.tokens, err = c.codec.Reader(); err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ type receiver struct {
 	list    *flist.List
 	q       *queue
 	ioError atomic.Int32 // what the client could not read
+	unsent  atomic.Bool  // something that was asked for
 	buf     []byte
 	tokens  delta.TokenReader
 }
@@ -135,6 +136,7 @@ func (r *receiver) message(code wire.Code, p []byte) error {
 		if !ok {
 			return nil
 		}
+		r.unsent.Store(true)
 		if t := r.q.answered(i); t != nil {
 			r.q.tell(event{kind: evFailed, t: t})
 		}

@@ -118,7 +118,8 @@ func (c *conn) transfer(ctx context.Context) (err error) {
 	}
 	r := push.Report{Protocol: "rsync", Push: !c.opt.DryRun}
 	c.Report(r)
-	if err = c.push(ctx); err == nil && r.Push {
+	unsent, err := c.push(ctx)
+	if err == nil && !unsent && r.Push {
 		r.Whole = push.Yes
 	} else if r.Push {
 		r.Whole = push.No

@@ -21,6 +21,7 @@ type Stats struct {
 	Total       int64            // sessions that were started
 	Panics      int64            // recovered
 	Dead        int64            // connections cut for want of a sign of life
+	Abandoned   int64            // sessions that were ended for their clients and still wait for storage, now
 	Failures    map[string]int64 // connections that ended without a login, by reason
 }
 
@@ -38,14 +39,14 @@ const (
 var failNames = [numFails]string{"unknown_key", "refused", "grace", "protocol", "rate_limited", "unknown_user"}
 
 type counters struct {
-	sessions, total, panics, dead atomic.Int64
-	fails                         [numFails]atomic.Int64
+	sessions, total, panics, dead, abandoned atomic.Int64
+	fails                                    [numFails]atomic.Int64
 }
 
 // Stats returns the numbers for metrics.
 func (s *Server) Stats() Stats {
 	st := Stats{Sessions: s.stats.sessions.Load(), Total: s.stats.total.Load(), Panics: s.stats.panics.Load(),
-		Dead: s.stats.dead.Load(), Failures: make(map[string]int64, numFails)}
+		Dead: s.stats.dead.Load(), Abandoned: s.stats.abandoned.Load(), Failures: make(map[string]int64, numFails)}
 	for i, n := range failNames {
 		st.Failures[n] = s.stats.fails[i].Load()
 	}

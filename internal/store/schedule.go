@@ -105,6 +105,9 @@ func (s *Store) takeDue(ctx context.Context, clock *snapshot.Clock) {
 // takeScheduled takes a snapshot of a tenant in which something changed since its newest one: where
 // nothing did, that one shows the present too.
 func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string) {
+	if s.available(t.ID) != nil {
+		return // the pool's alarm says it once for all
+	}
 	if _, err := s.cfg.Driver.Path(t.ID); errors.Is(err, fs.ErrNotExist) {
 		return // nobody has come yet
 	}
@@ -115,7 +118,7 @@ func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string)
 		_, err := s.Snapshot(ctx, t, "", kind)
 		return err
 	})
-	if err != nil {
+	if away := (*UnavailableError)(nil); err != nil && !errors.As(err, &away) {
 		s.cfg.Log.Error("take snapshot", "tenant", t.Name, "kind", kind, "error", err.Error())
 	}
 }

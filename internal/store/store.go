@@ -94,7 +94,17 @@ type Config struct {
 	Read        func(id string, bytes, wrong int64)
 	Snapshotted func(id, kind string, err error)
 	Boot        string // of the machine, as BootID says; "": Open asks
+	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
+	// that storage, which may hang. Mounted says it, too, and is asked before a dataset is looked at. nil: it always can.
+	Available, Mounted func(id string) error
+	// Space says what is free for all tenants together; nil: what the dataset says that wants to write, which is right unless datasets have quotas.
+	Space func() (appendonly.Space, error)
 }
+
+// UnavailableError says that the storage of a tenant is not there, or does not answer. Its text is fit for clients. What was acknowledged is on it.
+type UnavailableError struct{ Why string }
+
+func (e *UnavailableError) Error() string { return "storage is not available; try again later" }
 
 // ErrInUse says that another process has the store's datasets.
 var ErrInUse = errors.New("store is in use by another process")
@@ -108,11 +118,18 @@ type Store struct {
 	boot    string
 	floor   *quota.Floor
 
+	keep struct { // what stays free
+		sync.Mutex
+		bytes, inodes, reserve uint64
+	}
+
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
 	announcing sync.Mutex                // one Announce at a time
 	told       atomic.Pointer[time.Time] // when tellAll came to its end
 	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
+
+	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
@@ -162,7 +179,8 @@ func Open(dir string, cfg Config) (*Store, error) {
 		cfg.Driver = Directory{filepath.Join(dir, "tenants")}
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
-		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
+		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes, Space: cfg.Space}}
+	s.keep.bytes, s.keep.inodes = cfg.FloorBytes, cfg.FloorInodes
 	if s.boot = cfg.Boot; s.boot == "" {
 		if s.boot, err = BootID(); err != nil {
 			return nil, err
@@ -233,7 +251,57 @@ func makeServerDir(dir string) error {
 }
 
 // SetFloor changes what the file system keeps free.
-func (s *Store) SetFloor(bytes, inodes uint64) { s.floor.Set(bytes, inodes) }
+func (s *Store) SetFloor(bytes, inodes uint64) {
+	s.keep.Lock()
+	defer s.keep.Unlock()
+	s.keep.bytes, s.keep.inodes = bytes, inodes
+	s.floor.Set(max(bytes, s.keep.reserve), inodes)
+}
+
+// SetReserve changes what the pool keeps free: the floor is the larger of the two.
+func (s *Store) SetReserve(bytes uint64) {
+	s.keep.Lock()
+	defer s.keep.Unlock()
+	if s.keep.reserve != bytes {
+		s.keep.reserve = bytes
+		s.floor.Set(max(s.keep.bytes, bytes), s.keep.inodes)
+	}
+}
+
+// available says why a tenant's storage can not be used.
+func (s *Store) available(id string) error {
+	if s.cfg.Available == nil {
+		return nil
+	}
+	return s.cfg.Available(id)
+}
+
+// mounted says why a tenant's dataset is not where it should be.
+func (s *Store) mounted(id string) error {
+	if s.cfg.Mounted == nil {
+		return nil
+	}
+	return s.cfg.Mounted(id)
+}
+
+// Failed reports whether a vault that is open takes nothing more because its storage failed: opened again, with its whole recovery, it may be
+// well. One whose journal is damaged is not meant: that is for somebody to look at.
+func (s *Store) Failed() bool {
+	for _, sl := range s.openSlots() {
+		if !sl.mu.TryLock() {
+			continue // it is being opened or closed
+		}
+		v := sl.vault
+		sl.mu.Unlock()
+		if v == nil {
+			continue
+		}
+		if err := v.Err(); err != nil && !errors.Is(err, journal.ErrCorrupt) {
+			return true
+		}
+	}
+	return false
+}
 
 // Tenants returns the catalog as of the last Reload.
 func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }
@@ -344,6 +412,9 @@ func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done
 
 // use returns a tenant's vault, opened if need be.
 func (s *Store) use(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
+	if err := s.available(id); err != nil { // first: who opens it now may hang with the slot's lock
+		return nil, nil, err
+	}
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -386,6 +457,9 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
+	if err := s.mounted(sl.id); err != nil {
+		return err
+	}
 	path, err := s.cfg.Driver.Path(sl.id)
 	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
 		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
@@ -410,8 +484,12 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		bytes, files := vault.Totals()
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
-	q := quota.New(vol, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
-	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
+	var wrapped appendonly.Volume = vol
+	if s.wrap != nil {
+		wrapped = s.wrap(vol)
+	}
+	q := quota.New(wrapped, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
+	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), Bodies: vol, IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
 	if err != nil {
@@ -472,6 +550,9 @@ var ErrTenantInUse = errors.New("tenant is in use")
 // RebuildIndex makes a tenant's index anew from its journal and returns the number of records. The
 // tenant must have no sessions.
 func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, err error) {
+	if err := s.available(id); err != nil {
+		return 0, err
+	}
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -506,6 +587,9 @@ func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
+	if err := errors.Join(s.available(id), s.mounted(id)); err != nil {
+		return err
+	}
 	path, err := s.cfg.Driver.Path(id)
 	if err != nil {
 		return fmt.Errorf("find dataset: %w", err)

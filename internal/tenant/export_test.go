@@ -12,3 +12,10 @@ func Coverage(lines []string) (gap time.Duration, ticks int, err error) {
 func NewSnapshot(tenants []Tenant, keys []Key) (*Snapshot, error) {
 	return newSnapshot(1, tenants, keys)
 }
+
+// BreakForTest makes every write of the state fail with err, until it is called with nil.
+func (s *State) BreakForTest(err error) {
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
+	s.broken = err
+}

@@ -40,6 +40,7 @@ type State struct {
 	done chan struct{} // closed by the flusher when it has ended
 
 	flushing sync.Mutex // held over a whole flush, so that an older value never follows a newer one to disk
+	broken   error      // of tests: why nothing can be written; guarded by flushing
 
 	mu    sync.Mutex      // guards what follows; never held over a write to disk
 	used  map[string]Use  // by key id or CertUse; bounded by the catalog, since only verified keys get here
@@ -200,6 +201,9 @@ func (s *State) Flush() error {
 	}
 	err := guarded(s.path, func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
+			if s.broken != nil {
+				return s.broken
+			}
 			for id, u := range batch {
 				if err := put(tx.Bucket(bucketUsed), []byte(id), u); err != nil {
 					return err

@@ -1,6 +1,9 @@
 package zfs
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
 // ParseStatus and the others are the parsers, for what only texts can show.
 func ParseStatus(pool, out string) (*Pool, error) {
@@ -21,3 +24,10 @@ func KindOf(text string) error { return kindOf(text) }
 
 // SetNow gives a cache another clock.
 func (k *Cache) SetNow(now func() time.Time) { k.now = now }
+
+// UseMountinfo has another file say what is mounted.
+func UseMountinfo(t testing.TB, name string) {
+	was := mountinfo
+	mountinfo = name
+	t.Cleanup(func() { mountinfo = was })
+}
