@@ -3,17 +3,20 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/store"
@@ -199,7 +202,57 @@ func (b *bench) free(ctx context.Context, c churned) error {
 	b.report.fact(fact{what: "expire frees contents, a second", a: []float64{float64(c.names) / s.wall.Seconds()}, least: 20_000,
 		note: fmt.Sprintf("%d contents, the whole process: reading, planning, own chain, state, telling the server", c.names)})
 	b.report.fact(fact{what: "expire frees a content, CPU µs", a: []float64{s.cpu.Seconds() * 1e6 / float64(c.names)}})
+	bare, err := b.unlinkAlone(c.names)
+	if err != nil {
+		return err
+	}
+	each := func(s spent) []float64 { return []float64{s.cpu.Seconds() * 1e6 / float64(c.names)} }
+	b.report.fact(fact{what: "expire frees a content beside lstat and unlink alone, CPU µs", a: each(s), b: each(bare), note: fmt.Sprintf("alone: %.0f a second", float64(c.names)/bare.wall.Seconds())})
 	return nil
+}
+
+// unlinkAlone is what the file system takes for as many files, in folders like store/'s, and a sync.
+func (b *bench) unlinkAlone(n int) (s spent, err error) {
+	dir, err := os.MkdirTemp(b.a.data, "unlink-")
+	if err != nil {
+		return s, err
+	}
+	defer os.RemoveAll(dir)
+	names := make([]string, n)
+	for i := range names {
+		sub := filepath.Join(dir, fmt.Sprintf("%02x", i%256))
+		if i < 256 {
+			if err := os.Mkdir(sub, 0o700); err != nil {
+				return s, err
+			}
+		}
+		names[i] = filepath.Join(sub, rand.Text())
+		if err := os.WriteFile(names[i], []byte{'a'}, 0o600); err != nil {
+			return s, err
+		}
+	}
+	if err := b.a.sync(); err != nil {
+		return s, err
+	}
+	slices.Sort(names)
+	var before, after unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+		return s, err
+	}
+	start := time.Now()
+	for _, name := range names {
+		if _, err := os.Lstat(name); err != nil {
+			return s, err
+		}
+		if err := unix.Unlink(name); err != nil {
+			return s, err
+		}
+	}
+	err = b.a.sync()
+	s.wall = time.Since(start)
+	err = errors.Join(err, unix.Getrusage(unix.RUSAGE_SELF, &after))
+	s.cpu = time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	return s, err
 }
 
 // slowdown times pushes of 5,000 files in pairs: beside an expire that is stopped (SIGSTOP), and beside one that frees.

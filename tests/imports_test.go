@@ -65,6 +65,8 @@ var edges = []struct {
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/store", "vaultd/internal/sshd", "vaultd/internal/session", "os/exec"}, true},
 	{"internal/zfs", "it runs zfs(8) and decides nothing: whose dataset, and which snapshot may go, others know",
 		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/retention", "vaultd/internal/session"}, true},
+	{"internal/pool", "it looks at the pool and judges: what becomes of a server, and whose dataset it is, others know",
+		[]string{"vaultd/internal/appendonly", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/sshd", "os/exec"}, true},
 	{"internal/archive", "restores write through os.Root, and read through appendonly",
 		[]string{"vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "os/exec"}, true},
 }
@@ -82,7 +84,7 @@ var onlyFrom = []struct {
 	{"github.com/mistifyio/go-zfs/v3", "one package runs zfs(8), with checked names and within its time", []string{"vaultd/internal/zfs"}},
 	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
-	{"unsafe", "nothing but the filter of system calls, and the attacker that tries it, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined"}},
+	{"unsafe", "nothing but the filter of system calls, the attacker that tries it, and SO_PEERGROUPS, which x/sys does not have, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined", "vaultd/internal/admin"}},
 }
 
 type pkg struct {

@@ -23,7 +23,8 @@ type vault struct {
 	ids  string
 	// server is the program that serves; "": the one under test.
 	server string
-	addr   string // of the last start; the next one takes it again
+	user   *syscall.Credential // that serves; nil: whoever runs the tests
+	addr   string              // of the last start; the next one takes it again
 
 	cmd    *exec.Cmd // nil: not running
 	exited chan error
@@ -31,7 +32,7 @@ type vault struct {
 }
 
 // config suits small disks, and makes crashes lose as little as a test wants to wait for.
-const config = "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
+const config = "[metrics]\nlisten = \"\"\n[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
 
 // newVault makes everything below root and starts nothing. options are tenant add's, for both tenants.
 func newVault(root string, options ...string) (*vault, error) {
@@ -115,7 +116,7 @@ func (v *vault) serve(args ...string) error {
 	cmd := exec.Command(cmp.Or(v.server, os.Getenv(vaultdBin)), append([]string{"serve", "--dir", v.dir, "--listen", v.addr}, args...)...)
 	cmd.Stderr = v.log
 	// A test that is killed takes its server with it; the server is no part of the terminal's group.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: v.user}
 	if err := cmd.Start(); err != nil {
 		return err
 	}

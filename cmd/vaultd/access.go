@@ -26,6 +26,8 @@ type access struct {
 	// observers are told of each session that has ended, after the state; fixed before the first one begins. They must not wait.
 	observers []func(tenantID string, e push.Event)
 	standing  func(tenantID string) (inventory.Tenant, bool) // nil: nobody knows
+	soft      func(tenantID string) string                   // words for a tenant above its soft quota; nil: nobody knows
+	unwritten func()                                         // told when audit lines could not be written into a journal; nil: nobody asks
 
 	mu       sync.Mutex // guards what follows
 	logins   map[*login]struct{}
@@ -135,6 +137,9 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {
 		a.count(l, -1)
+		if away := (*store.UnavailableError)(nil); errors.As(err, &away) {
+			err = fmt.Errorf("%w: %s", sshd.ErrUnavailable, away.Why)
+		}
 		return nil, nil, err
 	}
 	fs := v.Session(who)
@@ -204,7 +209,7 @@ func (a *access) recheck() {
 func (a *access) reload() error {
 	err := a.st.Reload()
 	a.recheck()
-	a.st.Announce(context.Background()) // logs what fails; the catalog's change is made all the same
+	a.announce(context.Background()) // logs what fails; the catalog's change is made all the same
 	return err
 }
 
@@ -212,7 +217,7 @@ func (a *access) reload() error {
 func (a *access) watch(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
-	a.st.Announce(ctx)
+	a.announce(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -222,8 +227,15 @@ func (a *access) watch(ctx context.Context) error {
 			if err := a.settle(); err != nil {
 				return err
 			}
-			a.st.Announce(ctx)
+			a.announce(ctx)
 		}
+	}
+}
+
+// announce writes what is new of the audit log into the journals.
+func (a *access) announce(ctx context.Context) {
+	if err := a.st.Announce(ctx); err != nil && ctx.Err() == nil && a.unwritten != nil {
+		a.unwritten()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/confine"
+	"vaultd/internal/metrics"
 	"vaultd/internal/tenant"
 )
 
@@ -31,11 +32,13 @@ type Config struct {
 
 	SSH      SSHConfig      `toml:"ssh"`
 	Store    StoreConfig    `toml:"store"`
+	ZFS      ZFSConfig      `toml:"zfs"`
 	Expire   ExpireConfig   `toml:"expire"`
 	Verify   VerifyConfig   `toml:"verify"`
 	Expect   ExpectConfig   `toml:"expect"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
+	Metrics  MetricsConfig  `toml:"metrics"`
 }
 
 // SSHConfig is the [ssh] section. Its limits are no defence against a thief of a key: they keep one
@@ -115,6 +118,9 @@ type StoreConfig struct {
 	// SpareSlots is how many datasets are made ahead for tenants that come while a confined server runs. When few are left it starts again by
 	// itself, as soon as no session is open. Default 64; more for who adds many tenants to a server that is never idle.
 	SpareSlots int `toml:"spare_slots"`
+	// User is the user that serves, where that is not the one that runs the operator's commands: `vaultd init`, as root, gives it the tenants' data
+	// and the server's own state, and what says who may do what stays root's. Default "", one user for everything. Trusted.
+	User string `toml:"user"`
 }
 
 // ExpireConfig is the [expire] section: the process that frees what retention lets go of.
@@ -124,6 +130,9 @@ type ExpireConfig struct {
 	// CoolDown is how long a schedule or a hold that was weakened still counts, and how long other changes that promise less,
 	// and removals, wait. Default 7d. Trusted: shortening it shortens the time in which such a change can be noticed.
 	CoolDown Duration `toml:"cool_down"`
+	// User is the user of an expire process of its own (vaultd-expire.service), to which `vaultd init`, as root, gives expire/. Default "": the
+	// supervisor starts it beside the server, as its own user. Trusted: a server's user that may write expire/ can have contents freed.
+	User string `toml:"user"`
 }
 
 // VerifyConfig is the [verify] section: reading what is stored again, beside everything else.
@@ -180,6 +189,21 @@ type LogConfig struct {
 	Level string `toml:"level"`
 }
 
+// MetricsConfig is the [metrics] section: what a Prometheus may read (docs/metrics.md).
+type MetricsConfig struct {
+	// Listen is ADDRESS:PORT for /metrics, which names the tenants. Default "127.0.0.1:9391"; "": nowhere. When the address can not be had, clients are
+	// served all the same, and the status says so. Not trusted: whoever reaches it reads numbers and changes nothing.
+	Listen string `toml:"listen"`
+	// TLSCert and TLSKey are files in PEM, relative to the store's directory, for HTTPS. Default "", HTTP. They are read again at
+	// every reload.
+	TLSCert string `toml:"tls_cert"`
+	TLSKey  string `toml:"tls_key"`
+	// BasicAuth is a file of lines NAME:HASH as "htpasswd -nB" makes them: who may read. Default "", everybody who reaches the address.
+	BasicAuth string `toml:"basic_auth"`
+	// PerTenant says who has series of its own: true (every tenant; default), false (none), or "top:N" (the N that use the most).
+	PerTenant PerTenant `toml:"per_tenant"`
+}
+
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
 	policy, schedule, keeps := tenant.DefaultPolicy(), tenant.DefaultSchedule(), tenant.DefaultRetention()
@@ -216,6 +240,7 @@ func DefaultConfig() Config {
 			SegmentInterval: Duration{5 * time.Minute},
 			SpareSlots:      64,
 		},
+		ZFS:    defaultZFS(),
 		Expire: ExpireConfig{Interval: Duration{time.Hour}, CoolDown: Duration{7 * 24 * time.Hour}},
 		Verify: VerifyConfig{Every: Duration{30 * 24 * time.Hour}, Rate: 32 << 20},
 		Expect: ExpectConfig{MaxAge: Duration{48 * time.Hour}},
@@ -229,7 +254,8 @@ func DefaultConfig() Config {
 			Snapshots:        schedule.Snapshots,
 			PushEndSnapshots: schedule.PushEnd,
 		},
-		Log: LogConfig{Format: "auto", Level: "info"},
+		Log:     LogConfig{Format: "auto", Level: "info"},
+		Metrics: MetricsConfig{Listen: "127.0.0.1:9391", PerTenant: PerTenant{metrics.All()}},
 	}
 }
 

@@ -36,6 +36,7 @@ func (c *Config) check(bad checker) {
 	if s.SpareSlots > 100_000 {
 		bad("store.spare_slots", -1, "%d is more than 100000", s.SpareSlots)
 	}
+	c.ZFS.check(bad)
 	if c.Expire.Interval.Duration < 0 || c.Expire.Interval.Duration > 0 && c.Expire.Interval.Duration < time.Minute {
 		bad("expire.interval", -1, "%v: want 0s, or at least 1m", c.Expire.Interval)
 	}
@@ -46,12 +47,27 @@ func (c *Config) check(bad checker) {
 		bad("verify.every", -1, "%v is negative", c.Verify.Every)
 	}
 	atLeast(bad, "verify.rate", int64(c.Verify.Rate), 1<<20)
+	checkUser(bad, "store.user", s.User)
+	checkUser(bad, "expire.user", c.Expire.User)
+	if c.Expire.User != "" && c.Expire.User == s.User {
+		bad("expire.user", -1, "%q serves, too: then leave this empty", s.User)
+	}
 	if d := c.Expect.MaxAge.Duration; d != 0 && d < time.Minute {
 		bad("expect.max_age", -1, "%v: want 0s, or at least 1m", c.Expect.MaxAge)
 	}
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
+	c.Metrics.check(bad)
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
+}
+
+// userShape is useradd(8)'s, or a number.
+var userShape = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]{0,31}$`)
+
+func checkUser(bad checker, key, name string) {
+	if name != "" && !userShape.MatchString(name) {
+		bad(key, -1, "%q is no user's name", name)
+	}
 }
 
 func (c *Config) checkListen(bad checker) {

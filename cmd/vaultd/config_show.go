@@ -202,13 +202,16 @@ func (a *app) checkDoor(conf *Config) error {
 
 // checkSurroundings looks at what a configuration speaks of: host keys, the store, the addresses, the disk. What would keep the server from
 // starting is an error; what is merely odd is said.
-func (a *app) checkSurroundings(conf *Config) error {
+func (a *app) checkSurroundings(conf *Config, activated bool) error {
 	err := a.checkDoor(conf)
 	snap, cerr := a.catalog().Snapshot()
 	if cerr != nil {
 		err = errors.Join(err, fmt.Errorf("store %s: %w", a.dir, cerr))
 	}
-	if _, derr := admin.Dial(a.dir); errors.Is(derr, admin.ErrNotRunning) { // else the addresses are its own
+	if _, serr := a.shares(conf); serr != nil {
+		err = errors.Join(err, serr)
+	}
+	if _, derr := admin.Dial(a.dir); !activated && errors.Is(derr, admin.ErrNotRunning) { // else the addresses are its own
 		for _, l := range conf.Listen {
 			n, lerr := net.Listen("tcp", l)
 			if lerr != nil {
@@ -217,6 +220,11 @@ func (a *app) checkSurroundings(conf *Config) error {
 			}
 			n.Close()
 		}
+	}
+	if files, ferr := a.scrapeFilesOf(conf.Metrics); ferr != nil {
+		err = errors.Join(err, ferr)
+	} else if _, ferr = files.security(); ferr != nil {
+		err = errors.Join(err, ferr)
 	}
 	if err != nil {
 		return &configError{err}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,14 +30,14 @@ import (
 // confinedCommand is the server: what "vaultd serve" starts, twice in the same process. With --enter it gives up all that it does not need, and
 // executes itself without; that second program is confined from its first instruction on, in all its threads.
 func (a *app) confinedCommand() *cobra.Command {
-	var enter, untried bool
+	var enter, untried, bare bool
 	var read []string
 	c := &cobra.Command{Use: "serve-confined", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		dir, err := filepath.Abs(a.dir)
 		if err != nil {
 			return err
 		}
-		layout := confine.Layout{Store: dir, Read: read, Program: program}
+		layout := confine.Layout{Store: dir, Read: read, Program: program, Bare: bare}
 		if !enter {
 			return a.serveConfined(cmd.Context(), layout, untried)
 		}
@@ -55,6 +56,7 @@ func (a *app) confinedCommand() *cobra.Command {
 		return layout.Exec(args, os.Environ())
 	}}
 	c.Flags().BoolVar(&enter, "enter", false, "confine this process first")
+	c.Flags().BoolVar(&bare, "bare", false, "the tenants' storage is not there")
 	c.Flags().BoolVar(&untried, "untried", false, "there is no probe to try the confinement on")
 	c.Flags().StringArrayVar(&read, "read", nil, "a file that may be read besides the store's")
 	return c
@@ -63,7 +65,7 @@ func (a *app) confinedCommand() *cobra.Command {
 // ownsStore refuses to confine root on somebody else's store: without capabilities it is an ordinary user that may not even read it.
 func ownsStore(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if err := unix.Stat(filepath.Join(dir, confine.ServerDir), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if os.Geteuid() == 0 && st.Uid != 0 {
@@ -80,22 +82,28 @@ type handover struct {
 	lock      *os.File
 	admin     *admin.Listener
 	listeners []*pausable
+	metrics   net.Listener // nil: there is none
 	report    confine.Report
 	spares    *spares
+	pool      *poolWatch // nil: the store is not on ZFS
 }
 
 // storeConfig completes what a server's store is opened with.
 func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	h.spares = newSpares(h.parent, h.Spares, log)
 	c.Lock, c.Boot = h.lock, h.Boot
-	if h.Mode != confine.Off {
+	c = h.pool.guard(c)
+	switch z, ok := c.Driver.(*store.ZFS); {
+	case ok:
+		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
+	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
 	return c
 }
 
 // replacement watches for the moment to be followed by another server, which ends this one with end.
-func (h *handover) replacement(door *sshd.Server, console *admin.Server, end func()) *replacement {
+func (h *handover) replacement(door *sshd.Server, console *admin.Server, renew func() bool, end func()) *replacement {
 	var commands atomic.Int64
 	for name, f := range console.Calls {
 		console.Calls[name] = func(ctx context.Context, in json.RawMessage) (any, error) {
@@ -111,7 +119,7 @@ func (h *handover) replacement(door *sshd.Server, console *admin.Server, end fun
 			return f(ctx, in, w)
 		}
 	}
-	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, listeners: h.listeners, end: end, busy: func() bool {
+	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, renew: renew, listeners: h.listeners, end: end, busy: func() bool {
 		s := door.Stats()
 		return s.PreAuth+s.Connections > 0 || s.Sessions > 0 || commands.Load() > 0
 	}}
@@ -135,7 +143,7 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 		h.report = confine.Probe()
 		h.report.Mode = h.Mode
 		if untried {
-			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full")
+			h.report.NotEnforced = append(h.report.NotEnforced, "whether all this holds was not tried: the disk is full, or not there")
 		} else if h.report.Failed = layout.Check(); len(h.report.Failed) > 0 {
 			h.report.Physical = false
 		}
@@ -161,19 +169,27 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 }
 
 func (h *handover) inherit() error {
-	for fd := supervise.FDLock; fd < supervise.FDListen+h.Listeners; fd++ {
+	all := h.Listeners
+	if h.Metrics {
+		all++
+	}
+	for fd := supervise.FDLock; fd < supervise.FDListen+all; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
 	var err error
-	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock")); err != nil {
+	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock"), h.Group); err != nil {
 		return err
 	}
-	for i := range h.Listeners {
+	for i := range all {
 		f := os.NewFile(uintptr(supervise.FDListen+i), "listener")
 		l, err := net.FileListener(f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
+		}
+		if i == h.Listeners {
+			h.metrics = l
+			continue
 		}
 		tcp, ok := l.(*net.TCPListener)
 		if !ok {
@@ -181,7 +197,10 @@ func (h *handover) inherit() error {
 		}
 		h.listeners = append(h.listeners, newPausable(tcp))
 	}
-	return nil
+	if h.Pool {
+		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + all))
+	}
+	return err
 }
 
 // sayAlive tells the service manager's watchdog, as long as the process is.
@@ -223,3 +242,37 @@ type asking struct {
 func (d asking) Create(_ context.Context, id string) error { return d.spares.take(id) }
 
 var _ store.Driver = asking{}
+
+// askingZFS is the ZFS driver of a server that asks its supervisor.
+type askingZFS struct {
+	*store.ZFS
+	spares   *spares
+	confined bool
+}
+
+var _ store.Driver = askingZFS{}
+
+// Create implements store.Driver. What is made for a server that is confined, its successor can use.
+func (d askingZFS) Create(_ context.Context, id string) error {
+	err := d.spares.take(id)
+	if errors.Is(err, store.ErrNoSpare) && !d.confined {
+		return nil
+	}
+	return err
+}
+
+// Path implements store.Driver. A dataset that came to its place after this server had started is its successor's, too.
+func (d askingZFS) Path(id string) (string, error) {
+	path, err := d.ZFS.Path(id)
+	if err != nil || !d.confined {
+		return path, err
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return "", cmp.Or(d.spares.take(id), err)
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return path, unix.Close(fd)
+}

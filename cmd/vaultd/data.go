@@ -38,7 +38,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 	a.jsonFlag(list)
 	a.jsonFlag(create)
 	a.dryRunFlag(create)
-	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease())
+	c.AddCommand(list, create, a.snapshotHold(), a.snapshotRelease(), a.snapshotVerify())
 	return c
 }
 

@@ -86,6 +86,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.server(ctx)
 	d.kernel()
 	d.clock()
+	d.pool(ctx)
 	d.disk()
 	d.owners()
 	d.tenants()
@@ -106,6 +107,9 @@ func (d *doctor) config() {
 
 // owners looks at who may write what is trusted.
 func (d *doctor) owners() {
+	if d.ownersShared() {
+		return
+	}
 	dir, err := os.Stat(d.a.dir)
 	if err != nil {
 		d.say(checkFail, "permissions", "", "%v", err)

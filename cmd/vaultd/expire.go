@@ -21,9 +21,9 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/journal"
 	"vaultd/internal/retention"
-	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
+	"vaultd/internal/zfs"
 )
 
 // expireDir is where the expire process keeps what it knows, in the store's directory. The server never writes there.
@@ -38,6 +38,10 @@ type expirer struct {
 	log      *slog.Logger
 	lock     *os.File
 	step     func(string) // tests; see retention.Config
+
+	zfs    *zfs.Client                                                   // made when the first tenant on ZFS comes
+	alive  string                                                        // the pool that answered
+	bodies func(ctx context.Context, at place) (retention.Bodies, error) // bodiesOf; tests
 }
 
 // openExpirer takes the lock of the store's expire; it waits a little for another one.
@@ -65,6 +69,7 @@ func (a *app) openExpirer(ctx context.Context, coolDown time.Duration, log *slog
 	}
 	x := &expirer{a: a, coolDown: coolDown, machine: retention.System{}, log: log, lock: f}
 	x.server = func(t tenant.Tenant) retention.Server { return journaling{a, t.Name} }
+	x.bodies = x.bodiesOf
 	return x, nil
 }
 
@@ -72,14 +77,18 @@ func (x *expirer) close() error { return x.lock.Close() }
 
 // with calls f with one tenant's expire. A tenant without a dataset has nothing to expire.
 func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.Expire) error) (err error) {
-	data, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	at, err := x.a.placeOf(t.ID)
 	if err != nil {
 		return err
 	}
-	contents, err := volume.OpenFreer(data)
+	if at.dir == "" {
+		return x.absent(ctx, at)
+	}
+	bodies, err := x.bodies(ctx, at)
+	if err != nil {
+		return err
+	}
+	contents, err := volume.OpenFreer(at.dir)
 	if err != nil {
 		return err
 	}
@@ -97,7 +106,7 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 	}
 	defer chain.Close()
 	conf := x.config(t)
-	conf.Contents, conf.Chain = contents, chain
+	conf.Contents, conf.Bodies, conf.Chain = contents, bodies, chain
 	e, err := retention.Open(ctx, conf)
 	if err != nil {
 		return err
@@ -173,6 +182,10 @@ type expireReply struct {
 	Paused   *tenant.Pause        `json:"paused,omitempty"`
 	Retired  int                  `json:"retired"`           // live names that went
 	Removed  bool                 `json:"removed,omitempty"` // the tenant was, and nothing is left of it
+	Bodies   int                  `json:"bodies,omitempty"`  // snapshots of ZFS that were destroyed, or would be
+	ZFS      *spaceZFS            `json:"zfs,omitempty"`     // with --dry-run
+	Busy     []retention.Strange  `json:"busy,omitempty"`    // those that stay until the next run
+	Strange  []retention.Strange  `json:"strange,omitempty"` // those that look like a body, and are left alone
 	Error    string               `json:"error,omitempty"`
 	Hint     string               `json:"hint,omitempty"`
 }
@@ -193,6 +206,7 @@ func (x *expirer) one(ctx context.Context, t tenant.Tenant, dry, list bool) (out
 		var again expireReply
 		again, err = x.try(ctx, t, dry, list)
 		again.Contents, again.Bytes, again.Refused = again.Contents+out.Contents, again.Bytes+out.Bytes, again.Refused+out.Refused
+		again.Bodies += out.Bodies
 		out = again
 		if !errors.Is(err, retention.ErrChanged) {
 			break
@@ -212,7 +226,7 @@ func (x *expirer) try(ctx context.Context, t tenant.Tenant, dry, list bool) (exp
 			rep, err := e.Run(ctx)
 			out.show(rep.Plan)
 			out.Contents, out.Bytes, out.Refused = rep.Contents, rep.Bytes, rep.Refused
-			out.Retired, out.Removed = rep.Retired, rep.Removed
+			out.Retired, out.Removed, out.Bodies, out.Busy = rep.Retired, rep.Removed, rep.Bodies, rep.Busy
 			if out.Paused != nil {
 				out.Dropped, out.Retires = nil, nil
 			}
@@ -224,6 +238,12 @@ func (x *expirer) try(ctx context.Context, t tenant.Tenant, dry, list bool) (exp
 		}
 		out.show(p)
 		out.Contents, out.Bytes = len(p.Free), p.Bytes
+		if p.Bodies != nil {
+			out.Bodies = len(p.Bodies.Go)
+		}
+		if out.ZFS, err = x.heldByZFS(ctx, t, p); err != nil {
+			return err
+		}
 		if !list {
 			return nil
 		}
@@ -239,11 +259,19 @@ func (x *expirer) try(ctx context.Context, t tenant.Tenant, dry, list bool) (exp
 func (r *expireReply) show(p *retention.Plan) {
 	if p != nil {
 		r.Now, r.Lock, r.Later, r.Retires, r.Dropped, r.Paused = p.Now.UTC(), tenant.Days(p.Lock), p.Later, p.Retires, p.Drop, p.Paused
+		if p.Bodies != nil {
+			r.Strange = p.Bodies.Strange
+		}
 	}
 }
 
 // all does it for every tenant, or the one that is named. A tenant that fails does not stop the others.
 func (x *expirer) all(ctx context.Context, names []string, dry, list bool, each func(expireReply, error)) error {
+	if !dry {
+		if err := x.a.journals(); err != nil {
+			return err
+		}
+	}
 	snap, err := x.a.catalog().Snapshot()
 	if err != nil {
 		return err
@@ -274,6 +302,9 @@ func (a *app) expireCommand() *cobra.Command {
 	c := &cobra.Command{Use: "expire [TENANT]", Short: "Free what retention lets go of", Args: cobra.MaximumNArgs(1),
 		Long: "Frees what a tenant's schedule (--keep) and lock do not keep any more. The server runs it every hour by itself. With --dry-run nothing is freed: it says what would go now, and what the lock keeps until when.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if done, err := a.asExpire(cmd.Context()); done || err != nil {
+				return err
+			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
@@ -305,7 +336,7 @@ func (a *app) expireOnce(ctx context.Context, x *expirer, args []string, list bo
 		if err != nil {
 			r.Error, r.Hint = err.Error(), hint(err)
 		}
-		failed = failed || err != nil || r.Refused > 0
+		failed = failed || err != nil || r.Refused > 0 || len(r.Strange) > 0
 		replies = append(replies, r)
 	})
 	if err != nil {
@@ -346,6 +377,7 @@ func (a *app) showExpire(w io.Writer, r expireReply) {
 		}
 	}
 	fmt.Fprintf(w, "%s: %s %d contents, %s; %d snapshots lose their names\n", r.Tenant, verb, r.Contents, size(r.Bytes), len(r.Dropped))
+	r.showBodies(w, a.dryRun)
 	for _, x := range r.Retires {
 		fmt.Fprintf(w, "  rule %s: %d names go, %s\n", x.Rule, x.Names, size(x.Bytes))
 	}
@@ -386,8 +418,11 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 			err = x.all(ctx, nil, false, false, func(r expireReply, err error) {
 				if err != nil && ctx.Err() == nil {
 					log.Error("expire: nothing more is freed of a tenant", "tenant", r.Tenant, "error", err.Error())
-				} else if r.Contents+len(r.Dropped)+len(r.Retires)+r.Retired > 0 || r.Removed {
-					log.Info("expired", "tenant", r.Tenant, "contents", r.Contents, "bytes", r.Bytes, "snapshots", len(r.Dropped), "names", r.Retired, "removed", r.Removed)
+				} else if r.Contents+len(r.Dropped)+len(r.Retires)+r.Retired+r.Bodies > 0 || r.Removed {
+					log.Info("expired", "tenant", r.Tenant, "contents", r.Contents, "bytes", r.Bytes, "snapshots", len(r.Dropped), "names", r.Retired, "bodies", r.Bodies, "removed", r.Removed)
+				}
+				for _, b := range r.Busy {
+					log.Warn("a snapshot stays on ZFS until the next run", "tenant", r.Tenant, "snapshot", b.Name, "why", b.Why)
 				}
 			})
 			err = errors.Join(err, x.close())
@@ -402,8 +437,8 @@ func (a *app) expireLoop(ctx context.Context, conf *Config, log *slog.Logger) er
 // keepExpiring runs the expire process beside a server until ctx is cancelled, and starts it again when it dies. It dies with the
 // supervisor, even with one that is killed.
 func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) error {
-	if conf.Expire.Interval.Duration == 0 {
-		return nil
+	if conf.Expire.Interval.Duration == 0 || conf.Expire.User != "" {
+		return nil // or it is a service of its own
 	}
 	args := []string{"expire", "--loop", "--dir", a.dir}
 	if a.config != "" {

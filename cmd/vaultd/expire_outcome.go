@@ -19,6 +19,8 @@ type expireOutcome struct {
 	Freed  int       `json:"freed"`
 	Error  string    `json:"error,omitempty"`  // why nothing more is freed
 	Paused string    `json:"paused,omitempty"` // by whom, and why
+
+	Strange string `json:"strange,omitempty"` // what is on ZFS that nobody knows
 }
 
 const outcomeName = "outcome.json"
@@ -31,6 +33,9 @@ func (x *expirer) note(t tenant.Tenant, r expireReply, runErr error) {
 	}
 	if r.Refused > 0 {
 		out.Error = fmt.Sprintf("%d contents stay because disk and journal disagree", r.Refused)
+	}
+	if n := len(r.Strange); n > 0 {
+		out.Strange = fmt.Sprintf("%d snapshots on ZFS look like vaultd's and are none that the journal knows, so they stay: %s", n, r.Strange[0])
 	}
 	if r.Paused != nil {
 		out.Paused = r.Paused.Who + ": " + r.Paused.Reason
@@ -54,6 +59,12 @@ func (x *expirer) note(t tenant.Tenant, r expireReply, runErr error) {
 // expireOutcomes adds to a status how each tenant's last expire ended.
 func (a *app) expireOutcomes(s *statusReply) error {
 	snap, err := a.catalog().Snapshot()
+	if errors.Is(err, fs.ErrPermission) { // one who may only ask the server
+		for i := range s.Tenants {
+			s.Tenants[i].Expire = &expireOutcome{Error: err.Error()}
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}

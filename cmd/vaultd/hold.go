@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,35 +29,55 @@ func (a *app) lockCommand() *cobra.Command {
 
 func (a *app) snapshotHold() *cobra.Command {
 	var reason string
-	c := &cobra.Command{Use: "hold TENANT SNAPSHOT --reason TEXT", Short: "Keep a snapshot whatever the schedule says", Args: cobra.ExactArgs(2), RunE: func(cmd *cobra.Command, args []string) error {
-		var have []snapshotReply
-		if err := a.call(cmd.Context(), "snapshot.list", tenantRef{args[0]}, &have); err != nil {
-			return err
-		}
-		i := slices.IndexFunc(have, func(s snapshotReply) bool { return s.Name == args[1] })
-		if i < 0 {
-			return fmt.Errorf("snapshot %q: %w", args[1], tenant.ErrNotFound)
-		}
-		if err := a.catalog().Hold(args[0], tenant.Hold{Snapshot: args[1], At: have[i].Instant, Reason: reason}); err != nil {
-			return err
-		}
-		if !a.dryRun {
-			if err := a.reload(cmd.Context()); err != nil {
-				return err
-			}
-		}
-		// An expire that was at work before it saw the hold may have let go of it: names end, and are told, before contents do.
-		if err := a.call(cmd.Context(), "snapshot.list", tenantRef{args[0]}, &have); err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(have, func(s snapshotReply) bool { return s.Name == args[1] }) {
-			return errors.Join(fmt.Errorf("snapshot %q: expire let go of it in this moment: %w", args[1], tenant.ErrNotFound), a.catalog().Release(args[0], args[1], reason))
-		}
-		return a.say("%s: %s is held: %s\n", args[0], args[1], reason)
-	}}
+	c := &cobra.Command{Use: "hold TENANT SNAPSHOT --reason TEXT", Short: "Keep a snapshot whatever the schedule says", Args: cobra.ExactArgs(2),
+		Long: "Keeps a snapshot, and everything that it shows, until it is released and the cool-down after that is over. On ZFS, its body gets a hold, too: at once when this command may do that (as root), else by the next run of expire, which goes by the hold from this moment on in any case.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.holdSnapshot(cmd.Context(), args[0], args[1], reason)
+		}}
 	c.Flags().StringVar(&reason, "reason", "", "why, for those who find it later")
 	a.dryRunFlag(c)
 	return c
+}
+
+func (a *app) holdSnapshot(ctx context.Context, name, snapshot, reason string) error {
+	_, t, err := a.tenant(name)
+	if err != nil {
+		return err
+	}
+	var have []snapshotReply
+	if err := a.call(ctx, "snapshot.list", tenantRef{name}, &have); err != nil {
+		return err
+	}
+	i := slices.IndexFunc(have, func(s snapshotReply) bool { return s.Name == snapshot })
+	if i < 0 {
+		return fmt.Errorf("snapshot %q: %w", snapshot, tenant.ErrNotFound)
+	}
+	// The hold on ZFS comes first: an expire that is about to destroy the body does not know of this yet, and the kernel does.
+	body, err := a.bodyToHold(ctx, t.ID, snapshot)
+	if err != nil {
+		return err
+	}
+	put := body.hold(ctx)
+	if err := a.catalog().Hold(name, tenant.Hold{Snapshot: snapshot, At: have[i].Instant, Reason: reason}); err != nil {
+		if put == heldNow {
+			err = errors.Join(err, body.release(ctx))
+		}
+		return err
+	}
+	if !a.dryRun {
+		if err := a.reload(ctx); err != nil {
+			return err
+		}
+	}
+	// An expire that was at work before it saw the hold may have let go of it: names end, and are told, before contents do.
+	if err := a.call(ctx, "snapshot.list", tenantRef{name}, &have); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(have, func(s snapshotReply) bool { return s.Name == snapshot }) {
+		return errors.Join(fmt.Errorf("snapshot %q: expire let go of it in this moment: %w", snapshot, tenant.ErrNotFound), a.catalog().Release(name, snapshot, reason))
+	}
+	// And once more: an expire that took the tag of an older hold away meanwhile puts it back only if it sees this one.
+	return a.say("%s: %s is held: %s%s\n", name, snapshot, reason, body.hold(ctx).words(body))
 }
 
 func (a *app) snapshotRelease() *cobra.Command {

@@ -35,6 +35,9 @@ func (a *app) quickstartCommand() *cobra.Command {
 			if exit && !tour {
 				return &usageError{errors.New("--exit ends after the tour: give --tour too")}
 			}
+			if installed != "" && a.dir == installed {
+				a.dir = "vault" // not the one that is served already
+			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err

@@ -180,7 +180,7 @@ func (x *expirer) config(t tenant.Tenant) retention.Config {
 		}
 		return now.Retention, err
 	}
-	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x.a, t.ID, dir},
+	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x, t.ID, dir},
 		CoolDown: x.coolDown, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name), Step: x.step}
 }
 
@@ -197,8 +197,8 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 	if x.a.listed(t).State == stateRemoved {
 		return true, nil
 	}
-	_, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
-	if dry || !errors.Is(err, fs.ErrNotExist) {
+	at, err := x.a.placeOf(t.ID)
+	if dry || err != nil || at.dir != "" {
 		return false, err
 	}
 	chain := filepath.Join(x.a.expireOf(t), "chain")
@@ -220,7 +220,7 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 
 // ending is how a removed tenant's dataset goes.
 type ending struct {
-	a       *app
+	x       *expirer
 	id, dir string
 }
 
@@ -236,17 +236,14 @@ type endReply struct {
 // Clear implements retention.Dataset.
 func (e ending) Clear(ctx context.Context, why string) (int, error) {
 	var out endReply
-	err := e.a.call(ctx, "tenant.clear", endRequest{e.id, why}, &out)
+	err := e.x.a.call(ctx, "tenant.clear", endRequest{e.id, why}, &out)
 	return out.Names, err
 }
 
 // Release implements retention.Dataset.
 func (e ending) Release(ctx context.Context) error {
-	return e.a.call(ctx, "tenant.release", endRequest{ID: e.id}, nil)
+	return e.x.a.call(ctx, "tenant.release", endRequest{ID: e.id}, nil)
 }
-
-// Remove implements retention.Dataset.
-func (e ending) Remove() error { return volume.Remove(e.dir) }
 
 func (o *operations) clear(ctx context.Context, in endRequest) (out endReply, err error) {
 	out.Names, err = o.st.Clear(ctx, in.ID, in.Why)

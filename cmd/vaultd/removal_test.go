@@ -35,6 +35,7 @@ type ended struct {
 	machine testMachine
 	kill    int // the step before which the next run is killed; 0: none
 	id      string
+	bodies  retention.Bodies // nil: of a directory
 }
 
 func must(t *testing.T, err error) {
@@ -113,6 +114,7 @@ func (e *ended) run() (out expireReply, err error, killed bool) {
 	x, err := e.a.openExpirer(context.Background(), 7*testDay, slog.New(slog.DiscardHandler))
 	must(e.t, err)
 	x.machine = &e.machine
+	x.bodies = func(context.Context, place) (retention.Bodies, error) { return e.bodies, nil }
 	steps := 0
 	x.step = func(string) {
 		if steps++; steps == e.kill {

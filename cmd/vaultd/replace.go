@@ -38,6 +38,7 @@ func (s *spares) take(id string) error {
 	err := s.parent.Call("dataset", id, &left)
 	var refused *supervise.Error
 	if errors.As(err, &refused) && refused.Text == store.ErrNoSpare.Error() {
+		s.left.Store(0) // on ZFS it may be one that this server alone can not use
 		s.mu.Lock()
 		if s.out.IsZero() {
 			s.out = time.Now()
@@ -54,6 +55,16 @@ func (s *spares) take(id string) error {
 		s.log.Info("few spare datasets are left; the server starts again when no session is open", "left", left)
 	}
 	return nil
+}
+
+// follow asks how many are left; with "catalog" it also says that the catalog changed.
+func (s *spares) follow(verb string) error {
+	var left int64
+	err := s.parent.Call(verb, nil, &left)
+	if err == nil {
+		s.left.Store(left)
+	}
+	return err
 }
 
 // count is how many are left.
@@ -75,7 +86,9 @@ func (s *spares) urgent() bool {
 // the supervisor keeps.
 type replacement struct {
 	*spares
-	needed    bool // a server that is not confined makes datasets itself
+	needed    bool        // a server that is not confined makes datasets itself
+	renew     func() bool // another server would serve what this one can not
+	wanted    time.Time   // since when renew says so; of watch's goroutine
 	listeners []*pausable
 	busy      func() bool // a client or a command is there
 	end       func()      // drains
@@ -97,7 +110,14 @@ func (r *replacement) watch(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if !r.needed || !r.few() || r.busy() && !r.urgent() {
+		renew := r.renew()
+		if !renew {
+			r.wanted = time.Time{}
+		} else if r.wanted.IsZero() {
+			r.wanted = time.Now()
+		}
+		urgent := r.urgent() || renew && time.Since(r.wanted) > patience
+		if !(r.needed && r.few()) && !renew || r.busy() && !urgent {
 			continue
 		}
 		for _, l := range r.listeners {
@@ -108,13 +128,17 @@ func (r *replacement) watch(ctx context.Context) error {
 			return nil
 		case <-time.After(settle): // who was let in at the last moment is counted now
 		}
-		if r.busy() && !r.urgent() {
+		if r.busy() && !urgent {
 			for _, l := range r.listeners {
 				l.resume()
 			}
 			continue
 		}
-		r.log.Info("the server starts again, for new spare datasets")
+		why := "for new spare datasets"
+		if renew {
+			why = "to open again what failed or was not mounted"
+		}
+		r.log.Info("the server starts again, " + why)
 		if err := r.parent.Call("leave", nil, nil); err != nil {
 			return err
 		}

@@ -30,6 +30,7 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/zfshelper"
 )
 
 // loadConfig reads the configuration of the store that was named.
@@ -67,21 +68,41 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 }
 
 func (a *app) initCommand() *cobra.Command {
-	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		if a.dryRun {
-			fmt.Fprintf(a.stdout, "would make, where missing: %[1]s/vaultd.db, %[1]s/host_ed25519_key, %[1]s/tenants\n", a.dir)
+	var f initFlags
+	var idle bool
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key, and with --pool a dataset on ZFS for its tenants", Args: cobra.NoArgs,
+		Long: "Makes what is missing of a store; what is there stays. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move). With store.user in the configuration each user gets its part of the store: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.pool+f.dataset != "" {
+				if err := a.initZFS(cmd.Context(), &f); err != nil {
+					return err
+				}
+				return a.startAfter(cmd.Context(), idle)
+			}
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if a.dryRun {
+				return a.planInit(a.stdout, conf, !idle && a.startable())
+			}
+			if err := a.initStore(conf); err != nil {
+				return err
+			}
+			if err := a.startAfter(cmd.Context(), idle); err != nil {
+				return err
+			}
+			next := a.self("serve")
+			if !idle && a.startable() {
+				next = a.self("status")
+			}
+			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
 			return nil
-		}
-		conf, err := a.loadConfig()
-		if err != nil {
-			return err
-		}
-		if err := a.initStore(conf); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  vaultd tenant add NAME --key FILE.pub --quota 500G --dir %s\n  vaultd serve --dir %s\n", a.dir, a.dir, a.dir)
-		return nil
-	}}
+		}}
+	c.Flags().StringVar(&f.pool, "pool", "", "put the tenants into the dataset vaultd of this ZFS pool")
+	c.Flags().StringVar(&f.dataset, "dataset", "", "put the tenants into this ZFS dataset")
+	c.Flags().BoolVar(&f.yes, "yes", false, "with --pool or --dataset: ask nothing")
+	c.Flags().BoolVar(&idle, "no-start", false, "leave the installed server as it is")
 	a.dryRunFlag(c)
 	return c
 }
@@ -99,7 +120,7 @@ func (a *app) initStore(conf *Config) error {
 			return fmt.Errorf("make host key: %w", err)
 		}
 	}
-	return nil
+	return a.share(conf)
 }
 
 // makeHostKey writes a new ed25519 key and its public half; an existing one is fs.ErrExist.
@@ -148,6 +169,7 @@ func (a *app) hostKeys(conf *Config) ([]gossh.Signer, error) {
 
 func (a *app) serveCommand() *cobra.Command {
 	var listen []string
+	var metricsListen string
 	c := &cobra.Command{Use: "serve", Short: "Serve clients until a signal comes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
@@ -156,9 +178,13 @@ func (a *app) serveCommand() *cobra.Command {
 		if len(listen) > 0 {
 			conf.Listen, a.listen = listen, listen
 		}
+		if cmd.Flags().Changed("metrics-listen") {
+			a.metricsListen = &metricsListen
+		}
 		return a.supervise(cmd.Context(), conf, nil)
 	}}
 	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
+	c.Flags().StringVar(&metricsListen, "metrics-listen", "", "ADDRESS:PORT of /metrics; \"\" is nowhere (default: the configuration's)")
 	return c
 }
 
@@ -172,8 +198,15 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
+	sc, err := a.overZFS(conf.storeConfig(log), conf, zfshelper.Remote{Caller: h.parent})
+	if err != nil {
+		return err
+	}
+	if h.pool != nil {
+		h.pool.log = log
+	}
 	known := new(facts)
-	st, err := store.Open(a.dir, known.hook(h.storeConfig(conf.storeConfig(log), log)))
+	st, err := store.Open(a.dir, known.hook(h.storeConfig(sc, log)))
 	if err != nil {
 		return err
 	}
@@ -198,12 +231,14 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	}
 	sc := conf.sshdConfig(keys)
 	sc.Access, sc.Log = acc, log
-	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
+	count := newScraping(st, state, conf.Metrics.PerTenant.Scope, log)
+	known.count.Store(count)
+	sc.Subsystems = map[string]session.Handler{"sftp": count.watch("sftp", sftp)}
 	rs, err := rsync.New(rsync.Config{})
 	if err != nil {
 		return err
 	}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}})
+	sc.Exec = count.watch("shell", shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}}))
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}
@@ -216,24 +251,41 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
-	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
+	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
+	if h.pool != nil {
+		ops.pool = h.pool.report
+	}
 	acc.standing = ops.standing
+	meter := newMetering(st, state, log)
+	ops.metering, ops.forecast, ops.scraping = meter, meter.forecast, count
+	acc.soft, acc.unwritten, acc.observers = meter.notice, count.m.AuditError, append(acc.observers, count.ended)
+	count.ops, count.health = ops, []*health{&meter.health}
+	if err := count.listen(h, live); err != nil {
+		return err
+	}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	replace := h.replacement(door, console, end)
+	h.pool.bound(console)
+	replace := h.replacement(door, console, func() bool { return h.pool.renew(st) }, end)
+	if h.pool != nil {
+		go h.pool.run(ctx, st, door.Abandon)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return known.settle(gctx, st) })
 	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return meter.run(gctx) })
+	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
@@ -251,13 +303,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 }
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+	var activated bool
+	c := &cobra.Command{Use: "check", Short: "Check the configuration; all mistakes are shown at once", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
 			return err
 		}
-		return a.checkSurroundings(conf)
+		return a.checkSurroundings(conf, activated)
 	}}
+	c.Flags().BoolVar(&activated, "activated", false, "the service manager has the addresses already (vaultd.socket): do not try them")
+	return c
 }
 
 func (a *app) configCommand() *cobra.Command {

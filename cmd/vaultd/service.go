@@ -15,6 +15,8 @@ import (
 	"vaultd/internal/expect"
 	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
+	"vaultd/internal/pool"
+	"vaultd/internal/snapshot"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -28,9 +30,11 @@ type operations struct {
 	state  *tenant.State                         // what the server learned; nil: it can not be read
 	common func() expect.Rule                    // of tenants without an expectation of their own
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
-	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the file system is; nil: nobody knows.
+	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the pool is; nil: nobody knows.
 	forecast func(tenantID string) time.Time
-	pool     func() any
+	pool     func() *pool.Report
+	metering *metering           // nil without a server
+	scraping *scraping           // nil without a server
 	server   func() serverStatus // nil without a server
 	reload   func() error
 	door     *sshd.Server // nil without a server
@@ -41,6 +45,7 @@ func (o *operations) calls() map[string]admin.Call {
 	return map[string]admin.Call{
 		"reload":          admin.Handle(o.reloadCall),
 		"status":          admin.Handle(o.status),
+		"pool":            admin.Handle(o.poolReport),
 		"inventory":       admin.Handle(func(context.Context, struct{}) (inventory.Inventory, error) { return o.inventory() }),
 		"expect.suggest":  admin.Handle(o.suggest),
 		"used":            admin.Handle(func(context.Context, struct{}) (map[string]tenant.Use, error) { return o.used() }),
@@ -48,6 +53,8 @@ func (o *operations) calls() map[string]admin.Call {
 		"snapshot.create": admin.Handle(o.takeSnapshot),
 		"versions":        admin.Handle(o.versions),
 		"usage":           admin.Handle(o.usage),
+		"usage.bill":      admin.Handle(o.bill),
+		"usage.standings": admin.Handle(o.standings),
 		"journal.verify":  admin.Handle(o.verifyJournal),
 		"journal.rebuild": admin.Handle(o.rebuildIndex),
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
@@ -71,9 +78,12 @@ func (o *operations) streams() map[string]admin.Stream {
 	return map[string]admin.Stream{
 		"restore":        admin.HandleStream(o.restore),
 		"pushes":         admin.HandleStream(o.pushes),
+		"metrics":        admin.HandleStream(o.metrics),
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 		"incident.full":  admin.HandleStream(o.incidentFull),
+
+		"snapshot.verify": admin.HandleStream(o.compareSnapshots),
 	}
 }
 
@@ -143,7 +153,9 @@ func (o *operations) snapshots(ctx context.Context, in tenantRef) ([]snapshotRep
 
 type takenReply struct {
 	snapshotReply
-	Took time.Duration `json:"took_ns"` // the server's work
+	Body   *snapshot.Body `json:"body,omitempty"`    // on ZFS
+	NoBody string         `json:"no_body,omitempty"` // why it has none, where it should
+	Took   time.Duration  `json:"took_ns"`           // the server's work
 }
 
 func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (takenReply, error) {
@@ -162,7 +174,11 @@ func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (take
 		return takenReply{snapshotReply: snapshotReply{Name: in.Name, Kind: "manual", Time: begin.UTC()}}, err
 	}
 	s, err := o.st.Snapshot(ctx, t, in.Name, "manual")
-	return takenReply{snapshotOf(s), time.Since(begin)}, err
+	out := takenReply{snapshotReply: snapshotOf(s.SnapshotInfo), Body: s.Body, Took: time.Since(begin)}
+	if s.NoBody != nil {
+		out.NoBody = s.NoBody.Error()
+	}
+	return out, err
 }
 
 // pathRequest carries a client's path as bytes: names need not be UTF-8.
@@ -345,6 +361,9 @@ func (a *app) call(ctx context.Context, name string, in, out any) error {
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error { return c.Call(ctx, name, in, out) })
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -375,6 +394,15 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 	if !errors.Is(err, admin.ErrNotRunning) {
 		return err
 	}
+	if as, other := a.served(); other {
+		return a.asServer(ctx, as, func(c *admin.Client) error {
+			body, err := c.Stream(ctx, name, in)
+			if err != nil {
+				return err
+			}
+			return errors.Join(read(body), body.Close())
+		})
+	}
 	return a.local(func(o *operations) error {
 		body, err := json.Marshal(in)
 		if err != nil {
@@ -395,12 +423,23 @@ func (a *app) stream(ctx context.Context, name string, in any, read func(io.Read
 
 // local opens the store without a server.
 func (a *app) local(f func(*operations) error) error {
+	if err := a.mayOpen(); err != nil {
+		return err
+	}
 	conf, err := a.loadConfig()
 	if err != nil {
 		return err
 	}
 	log, known := newLogger(a.stderr, "text", "warn"), new(facts)
-	st, err := store.Open(a.dir, known.hook(conf.storeConfig(log)))
+	verbs, err := a.helper(conf, log)
+	if err != nil {
+		return err
+	}
+	sc, err := a.overZFS(conf.storeConfig(log), conf, verbs)
+	if err != nil {
+		return err
+	}
+	st, err := store.Open(a.dir, known.hook(sc))
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,9 @@ type spaceReply struct {
 	Held   map[string]retention.Amount `json:"held"` // by all the reasons that keep a content
 	Later  []retention.Due             `json:"later,omitempty"`
 	If     []spaceIf                   `json:"if"`
+
+	Cost      spaceCost        `json:"cost"`
+	Snapshots []retention.Cost `json:"snapshots,omitempty"` // with --snapshots
 }
 
 // spaceIf is what a change of rules would do.
@@ -38,15 +41,22 @@ const maxSingle = 20
 
 func (a *app) spaceCommand() *cobra.Command {
 	var changes []string
+	var snapshots bool
 	c := &cobra.Command{Use: "space TENANT [--if CHANGE]...", Short: "What holds a tenant's space, and what each change of rules would free", Args: cobra.ExactArgs(1),
-		Long: "Lists what holds a tenant's space, by all the reasons that hold it, and what would be freed if one rule went. With --if it says what all of these together would free: keep=SCHEDULE (as tenant set --keep), lock=DURATION, release=SNAPSHOT. Nothing is changed. What a change frees goes when the cool-down after it is over; a lock that is shorter than the longest there ever was can be tried out here and not be set.",
-		RunE: func(cmd *cobra.Command, args []string) error { return a.space(cmd, args[0], changes) }}
+		Long: "Lists what holds a tenant's space, by all the reasons that hold it, and what would be freed if one rule went. With --if it says what all of these together would free: keep=SCHEDULE (as tenant set --keep), lock=DURATION, release=SNAPSHOT. Nothing is changed. What a change frees goes when the cool-down after it is over; a lock that is shorter than the longest there ever was can be tried out here and not be set. On ZFS it says, too, what snapshots hold that is nowhere else. With --snapshots it lists what each snapshot costs: what it alone shows, and what the end of its body on ZFS alone would free.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if done, err := a.asExpire(cmd.Context()); done || err != nil {
+				return err
+			}
+			return a.space(cmd, args[0], changes, snapshots)
+		}}
 	c.Flags().StringArrayVar(&changes, "if", nil, "a change to try out: keep=SCHEDULE, lock=DURATION, release=SNAPSHOT")
+	c.Flags().BoolVar(&snapshots, "snapshots", false, "what each snapshot costs")
 	a.jsonFlag(c)
 	return c
 }
 
-func (a *app) space(cmd *cobra.Command, name string, changes []string) error {
+func (a *app) space(cmd *cobra.Command, name string, changes []string, snapshots bool) error {
 	_, t, err := a.tenant(name)
 	if err != nil {
 		return err
@@ -70,6 +80,14 @@ func (a *app) space(cmd *cobra.Command, name string, changes []string) error {
 		out.Live, out.Free, out.Later = p.Live, retention.Amount{Contents: len(p.Free), Bytes: p.Bytes}, p.Later
 		for why, n := range p.Held {
 			out.Held[why.String()] = n
+		}
+		if out.Cost, err = x.costOf(ctx, t, e, p); err != nil {
+			return err
+		}
+		if snapshots {
+			if out.Snapshots, err = e.Costs(ctx, p); err != nil {
+				return err
+			}
 		}
 		names, rules, err := hypotheses(t.Retention, e.LongestLock(), changes)
 		if err != nil {
@@ -151,7 +169,12 @@ func showSpace(w io.Writer, s spaceReply, coolDown string) {
 	for _, d := range s.Later {
 		fmt.Fprintf(w, "%s: the lock alone keeps %d contents until then, %s\n", d.Day.Format(time.DateOnly), d.Contents, size(d.Bytes))
 	}
+	s.Cost.show(w)
 	fmt.Fprintln(w)
+	if len(s.Snapshots) > 0 {
+		showCosts(w, s.Snapshots)
+		fmt.Fprintln(w)
+	}
 	rows = nil
 	for _, x := range s.If {
 		keeps := ""

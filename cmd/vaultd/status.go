@@ -13,6 +13,7 @@ import (
 	"vaultd/internal/confine"
 	"vaultd/internal/expect"
 	"vaultd/internal/inventory"
+	"vaultd/internal/pool"
 )
 
 type serverStatus struct {
@@ -23,12 +24,15 @@ type serverStatus struct {
 	Version  string    `json:"version"`
 	Waiting  int       `json:"waiting"` // connections that have not logged in
 	Bans     int       `json:"bans"`    // addresses
+	// Abandoned are sessions that were ended for their clients and still wait for storage that does not answer.
+	Abandoned int64 `json:"abandoned"`
 	// Failures are connections that ended without a login since the start, by reason.
 	Failures map[string]int64 `json:"failures"`
 	Config   *configStatus    `json:"config"`
 
 	Confinement confine.Report `json:"confinement"`
 	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again
+	Metrics     metricsStatus  `json:"metrics"`
 }
 
 // statusReply is everything that `vaultd status` judges. It comes of the inventory: no vault is opened for it.
@@ -38,7 +42,8 @@ type statusReply struct {
 	Dir     string            `json:"dir"`
 	Summary inventory.Summary `json:"summary"`
 	Time    time.Time         `json:"time"`
-	Pool    any               `json:"pool,omitempty"`
+	Pool    *pool.Report      `json:"pool,omitempty"` // absent when no server runs, and where the store is not on ZFS
+	Quotas  commitment        `json:"quotas"`
 	Verdict verdictReply      `json:"verdict"` // of all
 }
 
@@ -59,7 +64,7 @@ func (o *operations) status(context.Context, struct{}) (statusReply, error) {
 		return statusReply{}, err
 	}
 	out := statusOf(inv)
-	out.Dir = o.st.Dir
+	out.Dir, out.Quotas = o.st.Dir, o.committed()
 	if o.server != nil {
 		s := o.server()
 		out.Server = &s
@@ -127,7 +132,7 @@ func (t *tenantStatus) level() expect.Level {
 	switch {
 	case t.usageReply.ReadOnly != "", t.damaged() > 0:
 		return expect.Critical
-	case t.Expire != nil && t.Expire.Error != "":
+	case t.Expire != nil && (t.Expire.Error != "" || t.Expire.Strange != ""):
 		return max(t.Verdict.Level, expect.Warning)
 	}
 	return t.Verdict.Level
@@ -144,6 +149,8 @@ func (t *tenantStatus) state() string {
 	}
 	if e := t.Expire; e != nil && e.Error != "" {
 		s = append(s, "nothing more is freed: "+e.Error)
+	} else if e != nil && e.Strange != "" {
+		s = append(s, "look: "+e.Strange)
 	}
 	for _, v := range t.Verdicts {
 		if v.State != expect.OK && (v.Level > expect.Well || v.State == t.Verdict.State) {
@@ -194,7 +201,7 @@ func (s *statusReply) judge() {
 		exit = max(exit, level)
 		wrong = append(wrong, fmt.Sprintf(format, args...))
 	}
-	damaged, stuck := 0, 0
+	damaged, stuck, strange := 0, 0, 0
 	worst := map[expect.State]expect.Level{}
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
@@ -205,8 +212,14 @@ func (s *statusReply) judge() {
 		if t.Expire != nil && t.Expire.Error != "" {
 			stuck++
 		}
+		if t.Expire != nil && t.Expire.Strange != "" {
+			strange++
+		}
 	}
 	sum := s.Summary
+	if s.Pool != nil && s.Pool.Level > 0 {
+		say(expect.Level(s.Pool.Level), "%s", s.Pool.Summary())
+	}
 	if n := sum.ReadOnly; n > 0 {
 		say(expect.Critical, "%d of %d tenants take no backups: their storage failed", n, sum.Tenants)
 	}
@@ -232,8 +245,14 @@ func (s *statusReply) judge() {
 	if s.Server != nil && s.Server.Config != nil && !s.Server.Config.OK {
 		say(expect.Warning, "the last reload of the configuration, at %s, failed: vaultd check", stamp(s.Server.Config.Tried))
 	}
+	if s.Server != nil && s.Server.Metrics.Error != "" {
+		say(expect.Warning, "metrics are not served: %s", s.Server.Metrics.Error)
+	}
 	if stuck > 0 {
 		say(expect.Warning, "of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, sum.Tenants)
+	}
+	if strange > 0 {
+		say(expect.Warning, "%d of %d tenants have snapshots on ZFS that nobody knows: see below, and vaultd expire --dry-run", strange, sum.Tenants)
 	}
 	good := fmt.Sprintf("%d of %d backed up", sum.BackedUp, sum.Tenants-sum.Suspended)
 	if sum.New > 0 {
@@ -263,6 +282,14 @@ func (s *statusReply) show(w io.Writer) {
 		if !v.Confinement.Physical && len(v.Confinement.Failed) == 0 {
 			fmt.Fprintf(w, "warning: %s\n", v.Confinement.Summary())
 		}
+	}
+	if s.Pool != nil && s.Pool.Level > 0 {
+		for _, p := range s.Pool.Problems {
+			fmt.Fprintf(w, "pool %s: %s since %s: %s\n  -> %s\n", s.Pool.Pool, p.State, stamp(p.Since), p.Words, p.Do)
+		}
+	}
+	if s.Quotas.Ratio > 1 {
+		fmt.Fprintf(w, "quotas: %s\n", s.Quotas)
 	}
 	var rows [][]string
 	for i := range s.Tenants {

@@ -24,8 +24,10 @@ import (
 
 	"vaultd/internal/admin"
 	"vaultd/internal/confine"
+	"vaultd/internal/pool"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
+	"vaultd/internal/zfshelper"
 )
 
 // program is the running program itself, even when its file was replaced.
@@ -38,7 +40,10 @@ type supervisor struct {
 	a      *app
 	conf   *Config // Expire and Log change with reloads, and are guarded by mu
 	log    *slog.Logger
-	spares *store.Spares
+	spares spareMaker
+	zfs    *store.ZFS      // nil: tenants are directories
+	helper zfshelper.Verbs // of zfs
+	care   *pool.Care      // nil: the store is not on ZFS
 	boot   string
 	procs  int
 
@@ -47,7 +52,9 @@ type supervisor struct {
 
 	listeners []net.Listener
 	admin     *admin.Listener
-	inherit   []*os.File // from supervise.FDLock on
+	metrics   net.Listener // nil: there is none
+	unmetered string       // why, where there should be one
+	inherit   []*os.File   // from supervise.FDLock on
 	layout    confine.Layout
 	ready     func(addrs []string) error
 	stop      func()      // ends all as a signal does
@@ -66,6 +73,10 @@ func (a *app) supervise(ctx context.Context, conf *Config, ready func(addrs []st
 	}
 	ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
+	if s.care != nil {
+		s.care.Look(ctx)
+		go s.care.Run(ctx) // what it waits for may hang
+	}
 	expired := make(chan error, 1)
 	go func() {
 		expired <- s.expire.run(ctx, func(ctx context.Context) error { return a.keepExpiring(ctx, s.config(), s.log) })
@@ -91,6 +102,7 @@ func (s *supervisor) reloaded() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	next.Expire.User = s.conf.Expire.User // waits for a restart
 	if next.Expire != s.conf.Expire || next.Log != s.conf.Log {
 		s.conf.Expire, s.conf.Log = next.Expire, next.Log
 		s.expire.again()
@@ -119,7 +131,12 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if s.boot, err = store.BootID(); err != nil {
 		return err
 	}
-	s.spares = store.NewSpares(dir)
+	if err := s.prepareZFS(ctx, dir); err != nil {
+		return err
+	}
+	if s.care, err = s.a.poolCare(s.conf, s.log); err != nil {
+		return err
+	}
 	s.layout = confine.Layout{Store: dir, Program: program}
 	for _, k := range s.conf.SSH.HostKeys {
 		if !filepath.IsAbs(k) {
@@ -145,7 +162,30 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		}
 		s.inherit = append(s.inherit, f)
 	}
-	return nil
+	return s.listenMetrics()
+}
+
+// listenMetrics takes the address of the metrics. That it can not be had is no reason to take no backups.
+func (s *supervisor) listenMetrics() error {
+	addr := s.conf.Metrics.Listen
+	if s.a.metricsListen != nil {
+		addr = *s.a.metricsListen
+	}
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		s.unmetered = err.Error()
+		s.log.Error("metrics are not served", "error", s.unmetered)
+		return nil
+	}
+	s.metrics = l
+	f, err := l.(*net.TCPListener).File()
+	if err == nil {
+		s.inherit = append(s.inherit, f)
+	}
+	return err
 }
 
 // listen takes the addresses, or the sockets that the service manager made (sd_listen_fds(3)).
@@ -182,11 +222,14 @@ func (s *supervisor) hangUp() error {
 	if s.admin != nil {
 		errs = append(errs, s.admin.Close())
 	}
+	if s.metrics != nil {
+		errs = append(errs, s.metrics.Close())
+	}
 	for len(s.inherit) > 1 { // but the lock
 		errs = append(errs, s.inherit[1].Close())
 		s.inherit = slices.Delete(s.inherit, 1, 2)
 	}
-	s.listeners, s.admin = nil, nil
+	s.listeners, s.admin, s.metrics = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -219,12 +262,12 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 			return errors.Join(e, err)
 		default:
 		}
-		if ctx.Err() != nil || !s.wasReady.Load() {
-			return err
-		}
-		if leave {
+		if leave && ctx.Err() == nil {
 			pause = 0
 			continue
+		}
+		if ctx.Err() != nil || !s.wasReady.Load() {
+			return err
 		}
 		if time.Since(begin) > longLived {
 			pause = 0
@@ -251,22 +294,24 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
+	Alive     time.Duration `json:"alive"`     // how often it says that it is; 0: never
+	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
+	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
+	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
+	Group     bool          `json:"group"`     // may give commands, too: see package admin
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err := s.unlessFull(err); err != nil {
-		return false, err
+	var began pool.Report
+	if s.care != nil {
+		began = s.care.Report()
 	}
-	for _, path := range spoiled {
-		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
-	}
-	err = s.layout.MakeProbe()
-	s.untried = err != nil
-	if err := s.unlessFull(err); err != nil {
-		return false, err
+	s.layout.Bare, s.untried = began.Out, began.Out
+	if !began.Out {
+		if err := s.prepareDatasets(ctx); err != nil {
+			return false, err
+		}
 	}
 	here, there, err := supervise.Pair()
 	if err != nil {
@@ -277,6 +322,12 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	cmd.Args[0] = "vaultd"
 	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
 	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
+	listeners := len(s.listeners)
+	stopNews, err := s.passNews(cmd)
+	if err != nil {
+		return false, errors.Join(err, there.Close())
+	}
+	defer stopNews()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	err = cmd.Start()
 	there.Close()
@@ -285,14 +336,25 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	var leaving atomic.Bool
 	answered := make(chan error, 1)
-	verbs := s.verbs(&leaving, len(cmd.ExtraFiles)-(supervise.FDListen-supervise.FDControl))
+	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
+	defer forget()
+	verbs := s.verbs(asked, &leaving, listeners)
+	watch, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	if s.care != nil {
+		go s.watchPool(watch, began, func() {
+			leaving.Store(true)
+			cmd.Process.Kill()
+		})
+	}
 	go func() { answered <- supervise.Serve(here, verbs) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
-	err = cmd.Wait()
+	err = s.wait(ctx, cmd)
 	close(ended)
 	<-relayed
+	forget()
 	here.Close()
 	if e := <-answered; e != nil {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
@@ -300,13 +362,18 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	return leaving.Load(), outcome(err)
 }
 
-// unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
-func (s *supervisor) unlessFull(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		s.log.Error("the disk is full: no datasets are made ahead for new tenants", "error", err.Error())
-		return nil
+// prepareDatasets makes what a server needs to be there before it is confined.
+func (s *supervisor) prepareDatasets(ctx context.Context) error {
+	spoiled, err := s.spares.Prepare(ctx, s.conf.Store.SpareSlots)
+	if err := s.unlessStorage(err); err != nil {
+		return err
 	}
-	return err
+	for _, path := range spoiled {
+		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, or its tenant's entry is lost (vaultd adopt); it is not used", "path", path)
+	}
+	err = s.layout.MakeProbe()
+	s.untried = err != nil
+	return s.unlessStorage(err)
 }
 
 func (s *supervisor) args() []string {
@@ -319,6 +386,9 @@ func (s *supervisor) args() []string {
 	}
 	if confine.Mode(s.conf.Confine) != confine.Off {
 		args = append(args, "--enter")
+	}
+	if s.layout.Bare {
+		args = append(args, "--bare")
 	}
 	if s.untried {
 		args = append(args, "--untried")
@@ -359,16 +429,18 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
+func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
-	return map[string]supervise.Verb{
+	group := s.admin.Group()
+	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.boot, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3}, nil
+			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
+				Alive: every / 3, Group: group, Metrics: s.metrics != nil, Unmetered: s.unmetered}, nil
 		},
+		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)
 			return configFile{path, text, text != nil}, err
@@ -393,7 +465,7 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 			if err := json.Unmarshal(args, &id); err != nil {
 				return nil, err
 			}
-			err := s.spares.Take(id)
+			err := s.spares.Take(ctx, id)
 			return s.spares.Left(), err
 		},
 		"alive": func(json.RawMessage) (any, error) {
@@ -404,7 +476,14 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int) map[string]super
 			leaving.Store(true)
 			return nil, nil
 		},
+		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
 	}
+	if s.zfs != nil {
+		for _, name := range []string{"zfs.take", "zfs.bodies", "zfs.datasets", "zfs.pool"} {
+			table[name] = zfshelper.Table(ctx, s.helper)[name]
+		}
+	}
+	return table
 }
 
 // afterReady calls ready. When that fails, all ends as by a signal.

@@ -27,6 +27,8 @@ func (a *app) tenantCommand() *cobra.Command {
 type policyFlags struct {
 	mode, quota, durability string
 	files                   int64
+	softQuota               string
+	grace                   Duration
 	prefixes, snapshots     []string
 	sealAfter, resumeWindow time.Duration
 	pushEnd, deleteFails    bool
@@ -40,6 +42,8 @@ func (p *policyFlags) register(c *cobra.Command) {
 	f.StringVar(&p.mode, "mode", "", "strict (write-once names) or versioned (overwriting keeps history)")
 	f.StringArrayVar(&p.prefixes, "prefix", nil, "PATH=MODE: another mode below a directory (repeat for several; the whole list; \"\" for none)")
 	f.StringVar(&p.quota, "quota", "", "how much may be stored, such as 500G; 0 is unlimited")
+	f.StringVar(&p.softQuota, "soft-quota", "", "how much may be stored before everybody is told, such as 400G; 0 is none")
+	f.Var(&p.grace, "grace", "how long the soft quota may be passed before nothing more is taken, such as 7d; 0s: it is only told")
 	f.Int64Var(&p.files, "max-files", 0, "how many names there may be; 0 is unlimited")
 	f.DurationVar(&p.sealAfter, "seal-after", 0, "how long ordinary names may still be changed by their key (0: not at all)")
 	f.DurationVar(&p.resumeWindow, "resume-window", 0, "how long interrupted uploads are kept")
@@ -81,6 +85,14 @@ func (p *policyFlags) change(c *cobra.Command) (tenant.Change, error) {
 		n, err := parseSize(p.quota)
 		errs = errors.Join(errs, err)
 		ch.QuotaBytes = &n
+	}
+	if given("soft-quota") {
+		n, err := parseSize(p.softQuota)
+		errs = errors.Join(errs, err)
+		ch.SoftBytes = &n
+	}
+	if given("grace") {
+		ch.Grace = &p.grace.Duration
 	}
 	if given("max-files") {
 		ch.QuotaFiles = &p.files
@@ -144,6 +156,8 @@ func applyChange(n *tenant.NewTenant, ch tenant.Change) {
 	set(&n.Policy.DeleteFails, ch.DeleteFails)
 	set(&n.Quota.Bytes, ch.QuotaBytes)
 	set(&n.Quota.Files, ch.QuotaFiles)
+	set(&n.Quota.SoftBytes, ch.SoftBytes)
+	set(&n.Quota.Grace, ch.Grace)
 	set(&n.Schedule.Snapshots, ch.Snapshots)
 	set(&n.Schedule.PushEnd, ch.PushEnd)
 	set(&n.Retention.Lock, ch.Lock)
@@ -186,7 +200,7 @@ func (a *app) tenantAdd() *cobra.Command {
 		if n.Over, err = a.nameless(args[0]); err != nil {
 			return err
 		}
-		t, added, err := a.catalog().AddTenant(n)
+		t, added, err := a.addTenant(conf, n)
 		if err != nil {
 			return err
 		}

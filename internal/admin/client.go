@@ -49,7 +49,7 @@ func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
 	}
 	defer d.Close()
 	var dialer net.Dialer
-	c, err := dialer.DialContext(ctx, "unix", socketPath(dir, socketName, int(d.Fd())))
+	c, err := dialer.DialContext(ctx, "unix", socketPath(d.Name(), socketName, int(d.Fd())))
 	switch {
 	case err == nil:
 		return c, nil

@@ -9,14 +9,17 @@
 // What the names mean is the business of who fills Server's maps. An Error carries a text and the exit code of
 // the command across. Cancelling the client's context cancels the handler's.
 //
-// It guarantees that only the server's own user and root get an answer: the socket's mode is 0600 from the
-// instant at which it has its name, and each connection's peer is checked besides (SO_PEERCRED). Whoever passes
-// is trusted with everything that the calls can do. It guarantees that a stream that was cut short is an error at
+// It guarantees that only the server's own user and root get an answer, and where the socket's directory has the
+// set-group-id bit also the members of its group: the socket's mode is 0600, or 0660 there, from the instant at
+// which it has its name, so that the kernel lets nobody else connect. Without a group each connection's peer is checked
+// besides (SO_PEERCRED). Whoever passes is trusted with everything that the calls can do. It guarantees that a stream that was cut short is an error at
 // the reader and not an end, and that of two servers on one store the second fails with ErrRunning.
 //
 // It does not keep bytes that are not UTF-8 in JSON strings: calls that speak of clients' names use []byte.
 //
-// Files: admin.sock (the socket) and admin.lock (flock(2) is held on it while a server listens; never removed).
+// Files: admin.sock (the socket) and admin.lock (flock(2) is held on it while a server listens; never removed). They are in
+// run/ of the store's directory where there is one: a store whose own directory the server can not write has it, or a link to
+// a directory below /run.
 //
 // Concurrency: Server and Client may be used by many goroutines; a stream by one.
 package admin
@@ -24,6 +27,7 @@ package admin
 import (
 	"errors"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,8 +64,16 @@ const (
 	resultOK      = "ok"
 )
 
-// openDir opens the store's directory, so that it can be renamed, and long, without harm.
-func openDir(dir string) (*os.File, error) {
+// runDir is the directory of the socket in a store's, where it is not that itself.
+const runDir = "run"
+
+// openDir opens the socket's directory, so that it can be renamed, and long, without harm.
+func openDir(store string) (*os.File, error) {
+	dir := filepath.Join(store, runDir)
+	var st unix.Stat_t
+	if unix.Lstat(dir, &st) != nil {
+		dir = store
+	}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}

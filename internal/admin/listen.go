@@ -17,6 +17,7 @@ type Listener struct {
 	unix  *net.UnixListener
 	dir   *os.File // open as long as the socket: its path may go through this descriptor; nil when inherited
 	lock  *os.File // holds flock(2); its release is the last step of Close
+	group bool     // its members may speak, too: the kernel let in who could connect
 	allow func(Peer) bool
 	deny  func(Peer) // told of refused peers; set by Serve before the first Accept
 
@@ -33,13 +34,13 @@ type Peer struct {
 // Listen binds the socket in dir. A socket that a dead server left is replaced; a live server is ErrRunning.
 //
 //	flock(admin.lock, LOCK_EX|LOCK_NB)   from here on no other server touches the names
-//	bind(.admin.sock.new), fchmodat(0600), listen
+//	bind(.admin.sock.new), fchmodat(0600, or 0660 where the directory gave it its group), listen
 //	renameat(.admin.sock.new, admin.sock)
 //
 // The rename replaces a stale socket at once: at no moment can a client meet the name with a wider mode,
 // and two servers that start together can not unlink each other's socket.
 func Listen(dir string) (_ *Listener, err error) {
-	l := &Listener{allow: ownerOrRoot, deny: func(Peer) {}}
+	l := newListener(nil, false)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("listen for commands: %w", errors.Join(err, l.release()))
@@ -67,12 +68,12 @@ func Listen(dir string) (_ *Listener, err error) {
 	if err := unix.Unlinkat(fd, newName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, &os.PathError{Op: "remove", Path: newName, Err: err}
 	}
-	if l.unix, err = net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: socketPath(dir, newName, fd)}); err != nil {
+	if l.unix, err = net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: socketPath(l.dir.Name(), newName, fd)}); err != nil {
 		return nil, err
 	}
 	l.unix.SetUnlinkOnClose(false)
-	if err := unix.Fchmodat(fd, newName, 0o600, 0); err != nil {
-		return nil, &os.PathError{Op: "chmod", Path: newName, Err: err}
+	if err := l.setMode(fd); err != nil {
+		return nil, err
 	}
 	if err := unix.Renameat(fd, newName, fd, socketName); err != nil {
 		return nil, &os.PathError{Op: "rename", Path: newName, Err: err}
@@ -80,11 +81,38 @@ func Listen(dir string) (_ *Listener, err error) {
 	return l, nil
 }
 
+func newListener(u *net.UnixListener, group bool) *Listener {
+	l := &Listener{unix: u, group: group, deny: func(Peer) {}}
+	l.allow = func(p Peer) bool { return l.group || ownerOrRoot(p) }
+	return l
+}
+
+// setMode lets in who may speak, before the socket has its name.
+func (l *Listener) setMode(dir int) error {
+	var d, s unix.Stat_t
+	err := errors.Join(unix.Fstat(dir, &d), unix.Fstatat(dir, newName, &s, unix.AT_SYMLINK_NOFOLLOW))
+	mode := uint32(0o600)
+	if err == nil && d.Mode&unix.S_ISGID != 0 && s.Gid == d.Gid {
+		mode, l.group = 0o660, true
+	}
+	if err == nil {
+		err = unix.Fchmodat(dir, newName, mode, 0)
+	}
+	if err != nil {
+		return &os.PathError{Op: "chmod", Path: newName, Err: err}
+	}
+	return nil
+}
+
 // File returns a copy of the listening socket, for a process that Inherit makes it a Listener of again.
 func (l *Listener) File() (*os.File, error) { return l.unix.File() }
 
-// Inherit makes a Listener of a socket that another process bound. The name and the lock stay that process's. f is closed.
-func Inherit(f *os.File) (*Listener, error) {
+// Group reports whether the members of the socket's group may speak to us, besides our own user and root.
+func (l *Listener) Group() bool { return l.group }
+
+// Inherit makes a Listener of a socket that another process bound, as open as Group says it was there. The name and the lock stay that
+// process's. f is closed.
+func Inherit(f *os.File, group bool) (*Listener, error) {
 	n, err := net.FileListener(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("listen for commands: %w", err)
@@ -94,7 +122,7 @@ func Inherit(f *os.File) (*Listener, error) {
 		return nil, fmt.Errorf("listen for commands: inherited a listener on %s", n.Addr())
 	}
 	u.SetUnlinkOnClose(false)
-	return &Listener{unix: u, allow: ownerOrRoot, deny: func(Peer) {}}, nil
+	return newListener(u, group), nil
 }
 
 // onlySocket keeps a file that is no socket from being replaced: it is not ours.

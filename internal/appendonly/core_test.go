@@ -44,6 +44,7 @@ type bench struct {
 	mem   *volumetest.Memory
 	segs  journal.Segments  // nil: mem
 	vol   appendonly.Volume // nil: mem
+	body  appendonly.Bodies // of snapshots; may be nil
 	vault *appendonly.Vault
 	clock *clock
 	index string
@@ -82,7 +83,7 @@ func (b *bench) open() {
 	if vol == nil {
 		vol = b.mem
 	}
-	v, err := appendonly.Open(appendonly.Config{Volume: vol, Segments: segs, IndexPath: b.index, Policy: b.pol,
+	v, err := appendonly.Open(appendonly.Config{Volume: vol, Segments: segs, Bodies: b.body, IndexPath: b.index, Policy: b.pol,
 		Now: b.clock.Now, Boot: b.boot, Log: log, BarrierEvery: time.Hour})
 	if err != nil {
 		b.t.Fatal(err)

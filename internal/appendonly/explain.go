@@ -16,7 +16,7 @@ func ParseOp(name string) (Op, bool) {
 }
 
 // OpNames lists the operations by their names.
-func OpNames() []string { return slices.Compact(opNames[:]) }
+func OpNames() []string { return slices.Compact(slices.Clone(opNames[:])) }
 
 // Explanation is one question to Decide with its answer, and what it was made of.
 type Explanation struct {

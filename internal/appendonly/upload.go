@@ -94,8 +94,9 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 	if err := u.sameAsSealed(p, off); err != nil {
 		return 0, err
 	}
-	u.digest.write(p, off)
+	hashed := u.takeIn(p, off)
 	n, err := u.staged.WriteAt(p, off)
+	hashed()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil {
@@ -110,6 +111,24 @@ func (u *Upload) WriteAt(p []byte, off int64) (int, error) {
 		return n, u.err
 	}
 	return n, nil
+}
+
+// beside is the size from which a write is hashed while the disk takes it, on another processor if one is free: below it the
+// switch costs more than that brings.
+const beside = 128 << 10
+
+// takeIn gives p to the digest, and returns what waits until that is done with it.
+func (u *Upload) takeIn(p []byte, off int64) (wait func()) {
+	if len(p) < beside {
+		u.digest.write(p, off)
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		u.digest.write(p, off)
+	}()
+	return func() { <-done }
 }
 
 // compared are buffers for bytes that were stored before.

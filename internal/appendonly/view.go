@@ -36,7 +36,9 @@ type node struct {
 	entry *journal.Entry
 	loc   journal.Loc
 	when  Seq
-	rel   string // where the entry is, in its view
+	rel   string            // where the entry is, in its view
+	snap  *journal.Snapshot // the snapshot in whose body it was found; nil: the index
+	inode uint64            // there
 	lock  *lockFile
 	up    *Upload
 	list  func(after string, n int) ([]Info, error) // of a virtual directory
@@ -110,35 +112,68 @@ func (f *FS) inVault(op Op, rel, rest string, follow bool) (node, error) {
 	case which == "":
 		return f.snapshotsDir()
 	}
-	when, err := f.instant(kind, which)
+	var h *heldBody
+	var when Seq
+	var err error
+	if kind == "snapshots" {
+		var s journal.Snapshot
+		if s, err = f.snapshot(which); err == nil {
+			when = s.At
+			if below != "" || op != OpStat { // what is told of the root itself is no reason to mount it
+				h = f.v.holdBody(s)
+				defer f.v.releaseBody(h)
+			}
+		}
+	} else {
+		when, err = f.instant(which)
+	}
 	if err != nil {
 		return node{}, pathError(op, "/"+rel, err)
 	}
-	n, err := f.walk(op, below, when, follow)
+	n, err := f.walkIn(op, below, when, h, follow)
 	if below == "" {
 		n.name = which
 	}
 	return n, err
 }
 
-// instant resolves the name of a snapshot or of a time. Times that depend on the present are resolved
-// once in a session.
-func (f *FS) instant(kind, which string) (Seq, error) {
-	if kind == "snapshots" {
-		snaps, err := f.v.idx.Snapshots()
-		if err != nil {
-			return 0, err
+// snapshot finds the snapshot with this name.
+func (f *FS) snapshot(which string) (journal.Snapshot, error) {
+	head := Seq(f.v.head.Load())
+	f.mu.Lock()
+	seq, known := f.snaps[which]
+	known = known && (which != "latest" || f.latestAt == head)
+	f.mu.Unlock()
+	if known { // a client that reads a tree asks for each of its names
+		if s, ok, err := f.v.idx.SnapshotAt(seq); err != nil || ok && (s.Name == which || which == "latest") {
+			return s, err
 		}
-		if which == "latest" && len(snaps) > 0 {
-			return snaps[len(snaps)-1].At, nil
-		}
-		for _, s := range snaps {
-			if s.Name == which {
-				return s.At, nil
-			}
-		}
-		return 0, fs.ErrNotExist
 	}
+	snaps, err := f.v.idx.Snapshots()
+	if err != nil {
+		return journal.Snapshot{}, err
+	}
+	i := slices.IndexFunc(snaps, func(s journal.Snapshot) bool { return s.Name == which })
+	if which == "latest" {
+		i = len(snaps) - 1
+	}
+	if i < 0 {
+		return journal.Snapshot{}, fs.ErrNotExist
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.snaps) >= maxRemembered {
+		clear(f.snaps)
+	}
+	f.snaps[which] = snaps[i].At
+	if which == "latest" {
+		f.latestAt = head
+	}
+	return snaps[i], nil
+}
+
+// instant resolves the name of a time. Times that depend on the present are resolved once in a session.
+func (f *FS) instant(which string) (Seq, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if seq, ok := f.instants[which]; ok {
@@ -202,9 +237,17 @@ func parseTime(s string, now time.Time) (time.Time, bool) {
 
 // walk finds rel in the session's tree as it is (Now) or was.
 func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
+	return f.walkIn(op, rel, when, nil, follow)
+}
+
+// walkIn is walk in the body h of a snapshot, of that instant, if there is one.
+func (f *FS) walkIn(op Op, rel string, when Seq, h *heldBody, follow bool) (node, error) {
 	asked := rel
 	fail := func(err error) (node, error) { return node{}, pathError(op, "/"+asked, err) }
 	root, err := f.rootAt(when)
+	if h != nil {
+		root, err = f.rootIn(h)
+	}
 	if err != nil {
 		return node{}, err
 	}
@@ -217,7 +260,7 @@ func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
 		}
 		loc := journal.Loc{Dir: at.entry.Dir, Name: name}
 		here := path.Join(at.rel, name)
-		e, err := f.v.idx.Lookup(loc, when)
+		e, inode, err := f.lookIn(h, at, loc, when)
 		if errors.Is(err, fs.ErrNotExist) {
 			if when == journal.Now && rest == "" {
 				if n, ok := f.unsealed(loc, here); ok {
@@ -244,7 +287,7 @@ func (f *FS) walk(op Op, rel string, when Seq, follow bool) (node, error) {
 			at, rest = root, next
 			continue
 		}
-		at = node{entry: e, loc: loc, when: when, rel: here, name: name}
+		at = node{entry: e, loc: loc, when: when, rel: here, name: name, snap: root.snap, inode: inode}
 	}
 	return at, nil
 }
@@ -358,6 +401,9 @@ func (f *FS) open(op Op, path string) (*File, error) {
 	case info.Kind != KindFile:
 		return nil, pathError(op, path, ErrNotRegular)
 	}
+	if n.snap != nil {
+		return f.openInBody(path, n, info)
+	}
 	return f.openEntry(path, n.entry, info)
 }
 
@@ -421,7 +467,9 @@ func (f *FS) OpenDir(path string) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{info: info, list: n.list}
-	if n.list == nil {
+	if n.snap != nil {
+		d.list = (&bodyList{f: f, n: n}).list
+	} else if n.list == nil {
 		d.list = func(after string, count int) (_ []Info, err error) {
 			d.buf, err = f.listDir(d.buf[:0], n, after, count)
 			return d.buf, err
@@ -566,6 +614,8 @@ type SnapshotInfo struct {
 	At   Seq
 	Time time.Time
 	Kind string // push, manual, or the schedule that made it
+	// Chain is the record's hash in the journal's chain, in hex; only of a snapshot that was just taken.
+	Chain string
 }
 
 // Usage is the tenant's account, in bytes and counts.

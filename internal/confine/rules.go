@@ -18,12 +18,14 @@ type Layout struct {
 	Store   string   // the store's directory
 	Read    []string // files that it reads besides: host keys
 	Program string   // its own program, the only one that it may execute
+	Bare    bool     // the tenants' storage is not there, or hangs: the server only says so, and no rule is made that would look at it
 }
 
 // The names, in a store, of the directories that rules are about.
 const (
 	TenantsDir = "tenants"
 	SpareDir   = "spare"
+	FormerDir  = "former" // tenants that wait to be moved into the ZFS dataset at TenantsDir
 	ServerDir  = "server"
 	catalog    = "vaultd.db"
 )
@@ -62,7 +64,10 @@ var dataset = map[string]landlock.AccessFSSet{
 // rules are all of a layout, for what is there now.
 func (l Layout) rules() ([]rule, error) {
 	var out []rule
-	for _, parent := range []string{TenantsDir, SpareDir} {
+	for _, parent := range []string{TenantsDir, SpareDir, FormerDir} {
+		if l.Bare {
+			break
+		}
 		list, err := os.ReadDir(filepath.Join(l.Store, parent))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -187,9 +188,6 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 		return nil, fmt.Errorf("%w: line of %d bytes", ErrCorrupt, len(b))
 	}
 	body, tail := b[:len(b)-chainLen], b[len(b)-chainLen:]
-	if string(tail[:len(chainKey)]) != chainKey || string(tail[chainLen-2:]) != `"}` {
-		return nil, fmt.Errorf("%w: line has no chain", ErrCorrupt)
-	}
 	var l line
 	if err := json.Unmarshal(b, &l); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -198,8 +196,8 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: record %d: %w", ErrCorrupt, l.Seq, err)
 	}
-	if _, err := hex.Decode(r.Chain[:], tail[len(chainKey):chainLen-2]); err != nil {
-		return nil, fmt.Errorf("%w: record %d: chain: %w", ErrCorrupt, r.Seq, err)
+	if err := r.Chain.parse(tail); err != nil {
+		return nil, fmt.Errorf("%w: record %d: %w", ErrCorrupt, r.Seq, err)
 	}
 	if r.Op == OpSegment {
 		prev = r.Prev
@@ -208,6 +206,17 @@ func parseLine(b []byte, prev Hash) (*Record, error) {
 		return nil, fmt.Errorf("%w: record %d does not follow from the one before it", ErrCorrupt, r.Seq)
 	}
 	return r, nil
+}
+
+// parse reads the chain at the end of a line.
+func (h *Hash) parse(tail []byte) error {
+	if string(tail[:len(chainKey)]) != chainKey || string(tail[chainLen-2:]) != `"}` {
+		return errors.New("line has no chain")
+	}
+	if _, err := hex.Decode(h[:], tail[len(chainKey):chainLen-2]); err != nil {
+		return fmt.Errorf("chain: %w", err)
+	}
+	return nil
 }
 
 func (r *Record) line() line {

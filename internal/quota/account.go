@@ -25,6 +25,16 @@ type Limits struct {
 	Files   int64 // names and staged contents
 	Slack   int64 // locks in scratch/, beside Bytes
 	Reserve int64 // beyond Bytes, for removals and renames only (P7)
+	Soft    int64 // of bytes: passing it is told, and allowed until Lapsed
+	Lapsed  bool  // the tenant was above Soft for longer than its grace: Soft counts as Bytes does
+}
+
+// bytes is what is refused beyond, and whether that is the soft limit.
+func (l Limits) bytes() (limit int64, soft bool) {
+	if l.Lapsed && l.Soft > 0 && (l.Bytes == 0 || l.Soft < l.Bytes) {
+		return l.Soft, true
+	}
+	return l.Bytes, false
 }
 
 // Totals is what the journal's index says is charged for sealed versions and records.
@@ -33,7 +43,7 @@ type Totals struct{ Bytes, Files int64 }
 // ExceededError refuses what would pass a limit of the tenant. It is EDQUOT.
 type ExceededError struct {
 	Used, Limit int64
-	What        string // "bytes", "files" or "locks"
+	What        string // "bytes", "soft" (bytes, of a soft limit whose grace is over), "files" or "locks"
 }
 
 // Error is fit for clients: "quota exceeded: 1.5 GiB of 1.5 GiB used".
@@ -41,11 +51,14 @@ func (e *ExceededError) Error() string {
 	if e.What == "files" {
 		return fmt.Sprintf("quota exceeded: %s of %s files used", humanize.Comma(e.Used), humanize.Comma(e.Limit))
 	}
-	of := ""
-	if e.What == "locks" {
+	of, why := "", ""
+	switch e.What {
+	case "locks":
 		of = " for locks"
+	case "soft":
+		why = " (the soft limit, for longer than its grace)"
 	}
-	return fmt.Sprintf("quota exceeded: %s of %s%s used", humanize.IBytes(uint64(max(e.Used, 0))), humanize.IBytes(uint64(e.Limit)), of)
+	return fmt.Sprintf("quota exceeded: %s of %s%s used%s", humanize.IBytes(uint64(max(e.Used, 0))), humanize.IBytes(uint64(e.Limit)), of, why)
 }
 
 // Is makes errors.Is(err, syscall.EDQUOT) true.
@@ -88,11 +101,12 @@ func (a *Account) setLimits(l Limits) {
 	a.limits = l
 }
 
-// Limits returns the hard limits of bytes and files; 0 is none.
+// Limits returns the limits of bytes and files that are in force; 0 is none.
 func (a *Account) Limits() (bytes, files int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.limits.Bytes, a.limits.Files
+	bytes, _ = a.limits.bytes()
+	return bytes, a.limits.Files
 }
 
 func (a *Account) slack() int64 {
@@ -127,9 +141,17 @@ func add(a, b int64) int64 {
 // not asked for is not looked at: a tenant over its limit may do what costs nothing. The caller holds mu.
 func (a *Account) check(bytes, files, extra int64) error {
 	t := a.totals()
-	used, limit := add(t.Bytes, a.staged), a.limits.Bytes
+	used := add(t.Bytes, a.staged)
+	limit, soft := a.limits.bytes()
+	if extra > 0 { // of removals and renames a soft limit says nothing
+		limit, soft = a.limits.Bytes, false
+	}
 	if bytes > 0 && limit > 0 && add(used, bytes) > add(limit, extra) {
-		return &ExceededError{Used: used, Limit: limit, What: "bytes"}
+		what := "bytes"
+		if soft {
+			what = "soft"
+		}
+		return &ExceededError{Used: used, Limit: limit, What: what}
 	}
 	if bytes > math.MaxInt64-a.staged {
 		return fs.ErrInvalid // more than can be counted, let alone stored

@@ -37,7 +37,7 @@ type FullError struct{ Free, Min uint64 }
 
 // Error is fit for clients and tells no numbers of the machine.
 func (*FullError) Error() string {
-	return "the vault's disk is nearly full: it takes nothing more until its operator makes room"
+	return "no space left on the server: it takes nothing more until its operator makes room"
 }
 
 // Is makes errors.Is(err, syscall.ENOSPC) true.

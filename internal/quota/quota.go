@@ -11,6 +11,9 @@
 // It guarantees that used + reserved never passes a limit by way of this Volume, however many
 // sessions write at once, and that a failed operation leaves nothing charged that is not there.
 //
+// A soft limit is told and not enforced until it has lapsed (Meter), and then it refuses as a hard one does. Beside that the package knows what
+// a tenant used, day by day (Day, Invoice), and when it will be full (Forecast).
+//
 // It does not know what is on disk beside what it is told: totals are the journal's, contents of
 // earlier processes are charged by Adopt or when they are resumed. Lowering a limit takes nothing
 // away. It does not bound the journal (its records are in Totals) nor the index.
@@ -172,7 +175,8 @@ func (q *Volume) Space() (appendonly.Space, error) {
 	usedBytes, usedFiles, l := q.account.used()
 	minBytes, minInodes := q.account.floor.minimum()
 	var s appendonly.Space
-	s.Total, s.Free = own(usedBytes, l.Bytes, disk.Free, minBytes)
+	limit, _ := l.bytes()
+	s.Total, s.Free = own(usedBytes, limit, disk.Free, minBytes)
 	if disk.TotalInodes == 0 && l.Files == 0 {
 		return s, nil // a file system that does not count inodes, and nobody else does
 	}

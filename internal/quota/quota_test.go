@@ -182,7 +182,7 @@ func TestErrorTexts(t *testing.T) {
 		{&quota.ExceededError{Used: 3 << 29, Limit: 3 << 29, What: "bytes"}, syscall.EDQUOT, "quota exceeded: 1.5 GiB of 1.5 GiB used"},
 		{&quota.ExceededError{Used: 1000, Limit: 1000, What: "files"}, syscall.EDQUOT, "quota exceeded: 1,000 of 1,000 files used"},
 		{&quota.ExceededError{Used: 1 << 20, Limit: 1 << 20, What: "locks"}, syscall.EDQUOT, "quota exceeded: 1.0 MiB of 1.0 MiB for locks used"},
-		{&quota.FullError{}, syscall.ENOSPC, "the vault's disk is nearly full: it takes nothing more until its operator makes room"},
+		{&quota.FullError{}, syscall.ENOSPC, "no space left on the server: it takes nothing more until its operator makes room"},
 	} {
 		if c.err.Error() != c.want || !errors.Is(fmt.Errorf("x: %w", c.err), c.is) {
 			t.Errorf("%q, want %q that is %v", c.err, c.want, c.is)
@@ -444,4 +444,36 @@ func (w *world) step(o op) {
 			c.Close()
 		}
 	}
+}
+
+// A soft limit is only a number until it has lapsed; then it refuses as a hard one, and says why. Removals and renames are none of its business.
+func TestLapsed(t *testing.T) {
+	totals := quota.Totals{Bytes: 500_000}
+	q := quota.New(volumetest.New(t), quota.Config{Limits: quota.Limits{Bytes: 1_000_000, Soft: 400_000}, Totals: func() quota.Totals { return totals }})
+	must(t, q.Account().Admit(1000, 0, false))
+	soft := quota.Limits{Bytes: 1_000_000, Soft: 400_000, Reserve: 1000, Lapsed: true}
+	q.SetLimits(soft)
+	err := q.Account().Admit(1, 0, false)
+	wantErr(t, "above a lapsed soft limit", err, syscall.EDQUOT)
+	if want := "quota exceeded: 488 KiB of 391 KiB used (the soft limit, for longer than its grace)"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %q", err, want)
+	}
+	must(t, q.Account().Admit(1000, 0, true))
+	s, err := q.Space()
+	must(t, err)
+	if s.Free != 0 {
+		t.Errorf("%d free", s.Free)
+	}
+	totals.Bytes = 399_000
+	must(t, q.Account().Admit(1000, 0, false))
+	wantErr(t, "up to it", q.Account().Admit(1001, 0, false), syscall.EDQUOT)
+	for _, l := range []quota.Limits{{Soft: 400_000, Lapsed: true}, {Bytes: 400_000, Soft: 500_000, Lapsed: true}} {
+		q.SetLimits(l)
+		wantErr(t, "the lower one", q.Account().Admit(1001, 0, false), syscall.EDQUOT)
+		if b, _ := q.Account().Limits(); b != 400_000 {
+			t.Errorf("%+v: limit %d", l, b)
+		}
+	}
+	q.SetLimits(quota.Limits{Bytes: 400_000, Lapsed: true})
+	must(t, q.Account().Admit(1000, 0, false))
 }

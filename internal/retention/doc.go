@@ -14,6 +14,8 @@
 //     until the damaged one is put right;
 //   - a policy under which it would have been kept was in force less than CoolDown ago.
 //
+// On ZFS, a snapshot's body stays as long as its name is kept, and its name as long as it has a body.
+//
 // Of a tenant that was removed nothing is live and no schedule counts; lock and holds do (removal.go).
 //
 // A tenant without a schedule keeps everything. A snapshot whose instant is not kept loses its name once it is older than the lock.

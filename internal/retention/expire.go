@@ -68,6 +68,7 @@ type Config struct {
 	Current  func() (tenant.Retention, error)
 	CoolDown time.Duration // how long a policy that was replaced still counts; 0: 7 days
 	Contents Contents
+	Bodies   Bodies           // nil: snapshots have no bodies here
 	Chain    journal.Segments // the own chain
 	Server   Server
 	Machine  Machine // nil: System
@@ -258,7 +259,7 @@ func (x *Expire) readJournal(ctx context.Context) error {
 		}
 	}
 	known := x.state.Head
-	var snaps []journal.Snapshot
+	var snaps []snap
 	proven := known.Seq == 0 || x.index.Head() == known
 	r := journal.NewReader(reading{x.cfg.Contents})
 	head, err := r.Closed(x.index.Head(), func(rec *journal.Record) error {
@@ -269,7 +270,7 @@ func (x *Expire) readJournal(ctx context.Context) error {
 			proven = true
 		}
 		if rec.Seq > known.Seq && rec.Op == journal.OpSnapshot {
-			snaps = append(snaps, journal.Snapshot{Name: rec.Note, Kind: rec.What, At: rec.Seq, Time: rec.Time})
+			snaps = append(snaps, snap{Name: rec.Note, At: rec.Seq, Time: rec.Time, Head: rec.Chain.String()})
 		}
 		if rec.Seq%4096 == 0 && ctx.Err() != nil {
 			return ctx.Err()
@@ -316,6 +317,11 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 		return rep, err
 	}
 	rep.Plan = p
+	if p.Bodies != nil {
+		if err := x.mend(ctx, p); err != nil {
+			return rep, err
+		}
+	}
 	if p.Paused == nil {
 		if err := x.proveJournal(ctx, p); err != nil {
 			return rep, err
@@ -331,7 +337,7 @@ func (x *Expire) Run(ctx context.Context) (Report, error) {
 	return rep, err
 }
 
-// carryOut does what a plan says: snapshots first, so that nobody holds or reads one of which contents go. The server is told
+// carryOut does what a plan says: snapshots first, their bodies before their names, so that nobody holds or reads one of which contents go. The server is told
 // of each group: what is gone and not told yet looks like a loss to who verifies (appendonly waits a minute before it says so).
 func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 	for rule, names := range p.retire {
@@ -343,6 +349,9 @@ func (x *Expire) carryOut(ctx context.Context, p *Plan, rep *Report) error {
 		if err != nil {
 			return fmt.Errorf("retire names: %w", err)
 		}
+	}
+	if err := x.endBodies(ctx, p, rep); err != nil {
+		return err
 	}
 	for _, records := range p.groups() {
 		if err := x.still(ctx); err != nil {
@@ -380,6 +389,9 @@ func (x *Expire) still(ctx context.Context) error {
 // longer lock may have come meanwhile. It ends nothing itself.
 func (x *Expire) resume(ctx context.Context, rep *Report) error {
 	for _, r := range x.undo {
+		if r.What == "body" { // the plan sees whether it is there
+			continue
+		}
 		var gone []journal.Freed
 		err := x.state.freed(func(is func(journal.ID) bool) error {
 			for _, f := range r.Freed {
@@ -425,7 +437,7 @@ const proofAge = 24 * time.Hour
 // and a past that somebody rewrote since is a reason to stop all the same.
 func (x *Expire) proveJournal(ctx context.Context, p *Plan) error {
 	s := x.state
-	if len(p.Free)+len(p.Drop)+len(p.retire) == 0 || s.Whole >= 0 && s.Clock.Age-s.Whole < proofAge {
+	if len(p.Free)+len(p.Drop)+len(p.retire) == 0 && (p.Bodies == nil || len(p.Bodies.Go) == 0) || s.Whole >= 0 && s.Clock.Age-s.Whole < proofAge {
 		return nil
 	}
 	head, err := journal.NewReader(reading{x.cfg.Contents}).Closed(journal.Head{}, func(r *journal.Record) error {
@@ -454,7 +466,10 @@ type Report struct {
 	Retired  int   `json:"retired"`   // live names, by rules
 	Refused  int   `json:"refused"`   // contents that stay because disk and journal disagree
 	Removed  bool  `json:"removed"`   // nothing is left of the tenant
-	Plan     *Plan `json:"-"`         // what was to be done
+
+	Bodies int       `json:"bodies"`         // destroyed
+	Busy   []Strange `json:"busy,omitempty"` // bodies that stay until the next run
+	Plan   *Plan     `json:"-"`              // what was to be done
 }
 
 // end carries out records of the own chain: contents, then stable, then the state, then done. Where the policy changes on the
@@ -535,7 +550,7 @@ func (x *Expire) tell(ctx context.Context) error {
 		dropped[s.At] = s.Dropped
 	}
 	head, err := journal.NewReader(x.cfg.Chain).Closed(x.state.Told, func(r *journal.Record) error {
-		if r.Op != journal.OpFree {
+		if r.Op != journal.OpFree || r.What == "body" { // the server's journal knows of names and contents
 			return nil
 		}
 		gone := make([]journal.Freed, 0, len(r.Freed))

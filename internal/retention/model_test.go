@@ -34,9 +34,11 @@ type world struct {
 
 	policy   tenant.Retention
 	coolDown time.Duration
-	kill     int // the step before which the next run is killed; 0: none
+	kill     int              // the step before which the next run is killed; 0: none
+	report   retention.Report // of the last run
 
-	forged bool // the oracle reads the journal no more
+	forged bool  // the oracle reads the journal no more
+	pool   *pool // nil: snapshots have no bodies
 
 	// What the oracle knows.
 	age      time.Duration // that counts: up time since the first run, as far as runs saw it
@@ -195,19 +197,23 @@ func (w *world) tryExpire() (ended bool, err error) {
 			}
 		}
 	}()
-	x, err = retention.Open(context.Background(), retention.Config{Dir: filepath.Join(w.dir, "state"), Tenant: "t-1", Policy: w.policy, CoolDown: w.coolDown,
+	cfg := retention.Config{Dir: filepath.Join(w.dir, "state"), Tenant: "t-1", Policy: w.policy, CoolDown: w.coolDown,
 		Contents: contents, Chain: chain, Server: w, Machine: w, Step: func(string) {
 			if steps++; steps == kill {
 				panic(errKilled)
 			}
-		}})
+		}}
+	if w.pool != nil {
+		cfg.Bodies = w.pool
+	}
+	x, err = retention.Open(context.Background(), cfg)
 	if err != nil {
 		return false, err
 	}
 	if !w.forged {
 		w.observe()
 	}
-	_, err = x.Run(context.Background())
+	w.report, err = x.Run(context.Background())
 	return true, errors.Join(err, x.Close())
 }
 
@@ -414,6 +420,9 @@ func (w *world) check() {
 		if w.dropped[s.Seq] {
 			stays = false
 		}
+		if w.pool != nil {
+			stays = w.pool.check(w, s, stays)
+		}
 		if listed != stays {
 			w.t.Fatalf("snapshot %s (record %d): listed %v, should be %v", s.Note, s.Seq, listed, stays)
 		}
@@ -468,110 +477,131 @@ func (w *world) passLock(t *rapid.T) {
 // with what a plain reading of the rules says: nothing that a rule keeps is gone, and nothing else is there.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "retention")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
-		w := newWorld(t, dir)
-		defer func() { w.vault.Close(); w.vol.Close() }()
-		name := rapid.SampledFrom([]string{"a", "b", "c", "d"})
-		snapshots := 0
-		t.Repeat(map[string]func(*rapid.T){
-			"put":  func(t *rapid.T) { w.t = t; w.put(name.Draw(t, "name")) },
-			"put2": func(t *rapid.T) { w.t = t; w.put(name.Draw(t, "name")) },
-			"remove": func(t *rapid.T) {
-				w.t = t
-				w.as(func(f *appendonly.FS) error { return f.Remove("/" + name.Draw(t, "name")) })
-			},
-			"link": func(t *rapid.T) {
-				w.t = t
-				w.as(func(f *appendonly.FS) error { return f.Link("/"+name.Draw(t, "from"), "/"+name.Draw(t, "to")) })
-			},
-			"rename": func(t *rapid.T) {
-				w.t = t
-				w.as(func(f *appendonly.FS) error {
-					return f.Rename("/"+name.Draw(t, "from"), "/"+name.Draw(t, "to"), true)
-				})
-			},
-			"snapshot": func(t *rapid.T) {
-				w.t = t
-				snapshots++
-				_, err := w.vault.Snapshot(context.Background(), fmt.Sprint("s", snapshots), "manual")
-				w.must(err)
-			},
-			"pass": func(t *rapid.T) {
-				w.t = t
-				w.pass(time.Duration(rapid.IntRange(1, 40*60).Draw(t, "minutes")) * time.Minute)
-			},
-			"days": func(t *rapid.T) {
-				w.t = t
-				w.pass(time.Duration(rapid.IntRange(1, 20).Draw(t, "days")) * 24 * time.Hour)
-			},
-			"a lock ends": func(t *rapid.T) { // or is about to
-				w.t = t
-				w.passLock(t)
-				if w.expire() {
-					w.check()
-				}
-			},
-			"clock is set": func(t *rapid.T) {
-				w.t = t
-				w.wall = w.wall.Add(time.Duration(rapid.IntRange(-90, 400).Draw(t, "days")) * 24 * time.Hour)
-			},
-			"reboot": func(t *rapid.T) {
-				w.t = t
-				w.close()
-				w.boot++
-				w.up = time.Duration(rapid.IntRange(0, 3).Draw(t, "hours")) * time.Hour
-				w.wall = w.wall.Add(time.Duration(rapid.IntRange(0, 72).Draw(t, "hours off")) * time.Hour)
-				w.open()
-			},
-			"set back": func(t *rapid.T) {
-				w.t = t
-				w.up = max(0, w.up-time.Duration(rapid.IntRange(1, 200).Draw(t, "hours"))*time.Hour)
-			},
-			"policy": func(t *rapid.T) {
-				w.t = t
-				n := rapid.IntRange(0, 4)
-				w.policy.Keep = &tenant.Keep{Hourly: n.Draw(t, "h"), Daily: n.Draw(t, "d"), Weekly: n.Draw(t, "w"), Monthly: n.Draw(t, "m"), Yearly: n.Draw(t, "y")}
-				switch rapid.IntRange(0, 7).Draw(t, "all or nothing") {
-				case 0:
-					w.policy.Keep = nil
-				case 1:
-					w.policy.Keep = &tenant.Keep{}
-				}
-				w.policy.Lock = time.Duration(rapid.IntRange(1, 60).Draw(t, "lock hours")) * time.Hour
-			},
-			"hold": func(t *rapid.T) {
-				w.t = t
-				have, err := w.vault.Snapshots()
-				w.must(err)
-				if len(have) > 0 {
-					s := rapid.SampledFrom(have).Draw(t, "snapshot")
-					w.policy.Holds = append(slices.Clip(w.policy.Holds), tenant.Hold{Snapshot: s.Name, At: uint64(s.At), Reason: "test"})
-				}
-			},
-			"release": func(t *rapid.T) { w.t = t; w.policy.Holds = nil },
-			"expire": func(t *rapid.T) {
-				w.t = t
-				if w.expire() {
-					w.check()
-				}
-			},
-			"killed": func(t *rapid.T) {
-				w.t = t
-				w.passLock(t) // so that there is something to be killed in
-				w.kill = rapid.IntRange(1, 30).Draw(t, "step")
-				w.expire()
-				for !w.expire() { // the next one does the rest
-				}
-				w.check()
-			},
-			"index lost": func(t *rapid.T) {
-				w.t = t
-				os.Remove(filepath.Join(w.dir, "state", "index.db"))
-			},
-		})
+		testModel(t, false)
 	})
+}
+
+// TestModelBodies is TestModel on ZFS, as far as that is lists, holds and destroying, with readers, others' snapshots, and calls that fail, or fail
+// when they are done: no body that a rule, the lock or a hold keeps is ever destroyed, by whatever call, and what should go is gone in the end.
+func TestModelBodies(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		testModel(t, true)
+	})
+}
+
+func testModel(t *rapid.T, bodies bool) {
+	dir, err := os.MkdirTemp("", "retention")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	w := newWorld(t, dir)
+	if bodies {
+		w.pool = newPool(w)
+	}
+	defer func() { w.vault.Close(); w.vol.Close() }()
+	name := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+	snapshots := 0
+	actions := map[string]func(*rapid.T){
+		"put":  func(t *rapid.T) { w.t = t; w.put(name.Draw(t, "name")) },
+		"put2": func(t *rapid.T) { w.t = t; w.put(name.Draw(t, "name")) },
+		"remove": func(t *rapid.T) {
+			w.t = t
+			w.as(func(f *appendonly.FS) error { return f.Remove("/" + name.Draw(t, "name")) })
+		},
+		"link": func(t *rapid.T) {
+			w.t = t
+			w.as(func(f *appendonly.FS) error { return f.Link("/"+name.Draw(t, "from"), "/"+name.Draw(t, "to")) })
+		},
+		"rename": func(t *rapid.T) {
+			w.t = t
+			w.as(func(f *appendonly.FS) error {
+				return f.Rename("/"+name.Draw(t, "from"), "/"+name.Draw(t, "to"), true)
+			})
+		},
+		"snapshot": func(t *rapid.T) {
+			w.t = t
+			snapshots++
+			w.snapshot(fmt.Sprint("s", snapshots))
+			if w.pool != nil && rapid.IntRange(0, 3).Draw(t, "body") > 0 { // a push's has none
+				w.pool.make(w)
+			}
+		},
+		"pass": func(t *rapid.T) {
+			w.t = t
+			w.pass(time.Duration(rapid.IntRange(1, 40*60).Draw(t, "minutes")) * time.Minute)
+		},
+		"days": func(t *rapid.T) {
+			w.t = t
+			w.pass(time.Duration(rapid.IntRange(1, 20).Draw(t, "days")) * 24 * time.Hour)
+		},
+		"a lock ends": func(t *rapid.T) { // or is about to
+			w.t = t
+			w.passLock(t)
+			if w.expire() {
+				w.check()
+			}
+		},
+		"clock is set": func(t *rapid.T) {
+			w.t = t
+			w.wall = w.wall.Add(time.Duration(rapid.IntRange(-90, 400).Draw(t, "days")) * 24 * time.Hour)
+		},
+		"reboot": func(t *rapid.T) {
+			w.t = t
+			w.close()
+			w.boot++
+			w.up = time.Duration(rapid.IntRange(0, 3).Draw(t, "hours")) * time.Hour
+			w.wall = w.wall.Add(time.Duration(rapid.IntRange(0, 72).Draw(t, "hours off")) * time.Hour)
+			w.open()
+		},
+		"set back": func(t *rapid.T) {
+			w.t = t
+			w.up = max(0, w.up-time.Duration(rapid.IntRange(1, 200).Draw(t, "hours"))*time.Hour)
+		},
+		"policy": func(t *rapid.T) {
+			w.t = t
+			n := rapid.IntRange(0, 4)
+			w.policy.Keep = &tenant.Keep{Hourly: n.Draw(t, "h"), Daily: n.Draw(t, "d"), Weekly: n.Draw(t, "w"), Monthly: n.Draw(t, "m"), Yearly: n.Draw(t, "y")}
+			switch rapid.IntRange(0, 7).Draw(t, "all or nothing") {
+			case 0:
+				w.policy.Keep = nil
+			case 1:
+				w.policy.Keep = &tenant.Keep{}
+			}
+			w.policy.Lock = time.Duration(rapid.IntRange(1, 60).Draw(t, "lock hours")) * time.Hour
+		},
+		"hold": func(t *rapid.T) {
+			w.t = t
+			have, err := w.vault.Snapshots()
+			w.must(err)
+			if len(have) > 0 {
+				s := rapid.SampledFrom(have).Draw(t, "snapshot")
+				w.policy.Holds = append(slices.Clip(w.policy.Holds), tenant.Hold{Snapshot: s.Name, At: uint64(s.At), Reason: "test"})
+			}
+		},
+		"release": func(t *rapid.T) { w.t = t; w.policy.Holds = nil },
+		"expire": func(t *rapid.T) {
+			w.t = t
+			if w.expire() {
+				w.check()
+			}
+		},
+		"killed": func(t *rapid.T) {
+			w.t = t
+			w.passLock(t) // so that there is something to be killed in
+			w.kill = rapid.IntRange(1, 30).Draw(t, "step")
+			w.expire()
+			for !w.expire() { // the next one does the rest
+			}
+			w.check()
+		},
+		"index lost": func(t *rapid.T) {
+			w.t = t
+			os.Remove(filepath.Join(w.dir, "state", "index.db"))
+		},
+	}
+	if bodies {
+		w.pool.actions(w, actions)
+	}
+	t.Repeat(actions)
 }

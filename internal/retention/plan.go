@@ -49,6 +49,7 @@ type Plan struct {
 	Paused  *tenant.Pause // nothing of this happens while it is there
 	// Removing says that the tenant's end has come.
 	Removing bool
+	Bodies   *BodyPlan // of the dataset's snapshots; nil: it has none of its own
 
 	void map[journal.ID]bool // contents that a crash cut before they were acknowledged
 }
@@ -161,6 +162,11 @@ func (x *Expire) Plan(ctx context.Context) (*Plan, error) {
 	for _, s := range x.state.snaps {
 		if !s.Dropped && k.snapshot(s.At) == 0 {
 			p.Drop = append(p.Drop, Snapshot{Name: s.Name, At: s.At, Time: s.Time})
+		}
+	}
+	if x.cfg.Bodies != nil {
+		if p.Bodies, err = x.planBodies(ctx, k); err != nil {
+			return nil, err
 		}
 	}
 	if p.Removing {

@@ -32,8 +32,10 @@ type Dataset interface {
 	Clear(ctx context.Context, why string) (int, error)
 	// Release has the server close the dataset and stay away from it.
 	Release(ctx context.Context) error
-	// Remove takes the directory away; it refuses one with a content in it. One that is not there is no error.
-	Remove() error
+	// Remove takes it away; it refuses one with a content in it, or with a snapshot. One that is not there is no error.
+	Remove(ctx context.Context) error
+	// What names it, for people.
+	What() string
 }
 
 // RemovedName is the file, in a tenant's directory of the expire process, that says that nothing is left of it.
@@ -58,6 +60,7 @@ type Removed struct {
 	Why    string    `json:"why,omitempty"`
 	Asked  time.Time `json:"asked"`
 	Done   time.Time `json:"done"`
+	What   string    `json:"what,omitempty"` // that was removed: a directory, or a dataset of ZFS
 }
 
 // ReadRemoved returns what dir, a tenant's directory of the expire process, says of its end; fs.ErrNotExist: it is not over.
@@ -108,6 +111,11 @@ func (x *Expire) words() string {
 	return s
 }
 
+// will is the own chain's record that the dataset goes.
+func (x *Expire) will() *journal.Record {
+	return &journal.Record{Op: journal.OpPolicy, What: "remove", Note: x.words() + "; " + x.cfg.Dataset.What() + " is removed", Key: "expire"}
+}
+
 // left reports whether a name, a kept instant or a content is left of the tenant.
 func (x *Expire) left(p *Plan) (live, past bool, err error) {
 	err = x.index.EachLive(func(at journal.Loc, e *journal.Entry) bool {
@@ -152,6 +160,9 @@ func (x *Expire) bequeath(ctx context.Context, p *Plan, rep *Report) error {
 	if past || rep.Refused > 0 {
 		return nil
 	}
+	if bare, err := x.bare(ctx, rep); err != nil || !bare {
+		return err
+	}
 	x.cfg.Step("release")
 	if err := x.cfg.Dataset.Release(ctx); err != nil {
 		return fmt.Errorf("have the server let go of the dataset: %w", err)
@@ -166,7 +177,7 @@ func (x *Expire) bequeath(ctx context.Context, p *Plan, rep *Report) error {
 	}); err != nil || more {
 		return err
 	}
-	if err := x.note(&journal.Record{Op: journal.OpPolicy, What: "remove", Note: x.words(), Key: "expire"}); err != nil {
+	if err := x.note(x.will()); err != nil {
 		return err
 	}
 	x.state.Removal.Begun = true
@@ -174,7 +185,7 @@ func (x *Expire) bequeath(ctx context.Context, p *Plan, rep *Report) error {
 	if err := x.save(nil); err != nil {
 		return err
 	}
-	if err := x.finish(); err != nil {
+	if err := x.finish(ctx); err != nil {
 		return err
 	}
 	rep.Removed = true
@@ -182,13 +193,14 @@ func (x *Expire) bequeath(ctx context.Context, p *Plan, rep *Report) error {
 }
 
 // finish takes the directory away and says so.
-func (x *Expire) finish() error {
+func (x *Expire) finish(ctx context.Context) error {
 	x.cfg.Step("remove")
-	if err := x.cfg.Dataset.Remove(); err != nil {
+	what := x.cfg.Dataset.What()
+	if err := x.cfg.Dataset.Remove(ctx); err != nil {
 		return fmt.Errorf("remove the dataset: %w", err)
 	}
 	r := x.cfg.Removal
-	done := Removed{Tenant: x.cfg.Tenant, Name: x.cfg.Name, Who: r.Who, Why: r.Why, Asked: r.Since, Done: x.cfg.Machine.Now().UTC().Round(0)}
+	done := Removed{Tenant: x.cfg.Tenant, Name: x.cfg.Name, Who: r.Who, Why: r.Why, Asked: r.Since, Done: x.cfg.Machine.Now().UTC().Round(0), What: what}
 	x.state.Removal.Begun, x.state.Removal.Done = true, done.Done
 	x.cfg.Step("done")
 	if err := x.save(nil); err != nil {
@@ -224,7 +236,7 @@ func writeStable(path string, data []byte) error {
 
 // Bury goes on with the end of a tenant whose dataset is not there: it never had one, or it went in a run that was killed. It
 // reports whether nothing is left now. cfg has no Contents.
-func Bury(_ context.Context, cfg Config) (done bool, err error) {
+func Bury(ctx context.Context, cfg Config) (done bool, err error) {
 	cfg = cfg.withDefaults()
 	if _, err := ReadRemoved(cfg.Dir); err == nil {
 		return true, nil
@@ -238,10 +250,10 @@ func Bury(_ context.Context, cfg Config) (done bool, err error) {
 	x := &Expire{cfg: cfg, state: s}
 	opening(x)
 	defer func() { err = errors.Join(err, x.Close()) }()
-	return x.bury()
+	return x.bury(ctx)
 }
 
-func (x *Expire) bury() (bool, error) {
+func (x *Expire) bury(ctx context.Context) (bool, error) {
 	var err error
 	if x.back, err = x.state.Clock.advance(x.cfg.Machine); err != nil {
 		return false, err
@@ -260,11 +272,11 @@ func (x *Expire) bury() (bool, error) {
 		return false, err
 	}
 	if !x.state.Removal.Begun {
-		if err := x.note(&journal.Record{Op: journal.OpPolicy, What: "remove", Note: x.words(), Key: "expire"}); err != nil {
+		if err := x.note(x.will()); err != nil {
 			return false, err
 		}
 	}
-	if err := x.finish(); err != nil {
+	if err := x.finish(ctx); err != nil {
 		return false, err
 	}
 	return true, nil

@@ -54,6 +54,11 @@ type snap struct {
 	Name    string
 	Time    time.Time // never before the one before, nor after it was first seen
 	Dropped bool      // its name ended
+
+	Head  string `json:"Head,omitempty"` // its record's hash in the chain, which its body names
+	GUID  uint64 `json:"GUID,omitempty"` // of its body, when that was seen first
+	TXG   uint64 `json:"TXG,omitempty"`
+	Legal bool   `json:"Legal,omitempty"` // its body may have the operator's tag: a hold counted
 }
 
 // kept is an instant that a schedule or a hold keeps.

@@ -56,7 +56,7 @@ type state struct {
 	seen     []sighting
 	snaps    []snap
 	policies []policy
-	stored   map[journal.Seq]bool // snapshots, as stored: dropped or not
+	stored   map[journal.Seq]snap // snapshots, as stored
 }
 
 // ErrState: it is a state that can not be used: of another tenant, or of a newer vaultd.
@@ -82,7 +82,7 @@ func openState(dir, id string) (_ *state, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open expire state: %w", err)
 	}
-	s := &state{db: db, stored: map[journal.Seq]bool{}, meta: meta{Format: stateFormat, Tenant: id, Whole: -1}}
+	s := &state{db: db, stored: map[journal.Seq]snap{}, meta: meta{Format: stateFormat, Tenant: id, Whole: -1}}
 	if err := s.load(id); err != nil {
 		return nil, errors.Join(fmt.Errorf("open expire state: %w", err), db.Close())
 	}
@@ -116,7 +116,7 @@ func (s *state) load(id string) error {
 			var x snap
 			err := json.Unmarshal(v, &x)
 			s.snaps = append(s.snaps, x)
-			s.stored[x.At] = x.Dropped
+			s.stored[x.At] = x
 			return err
 		})
 		if err != nil {
@@ -192,10 +192,10 @@ func (s *state) save(freed []journal.Freed) error {
 	})
 }
 
-// saveSnapshots stores those that are new or lost their names.
+// saveSnapshots stores those that are new or changed.
 func (s *state) saveSnapshots(b *bbolt.Bucket) error {
 	for _, x := range s.snaps {
-		if dropped, ok := s.stored[x.At]; ok && dropped == x.Dropped {
+		if was, ok := s.stored[x.At]; ok && was == x {
 			continue
 		}
 		text, err := json.Marshal(x)
@@ -205,7 +205,7 @@ func (s *state) saveSnapshots(b *bbolt.Bucket) error {
 		if err != nil {
 			return err
 		}
-		s.stored[x.At] = x.Dropped
+		s.stored[x.At] = x
 	}
 	return nil
 }
@@ -294,7 +294,7 @@ func (s *state) inForce(coolDown time.Duration) []tenant.Retention {
 // sawSnapshots adds the snapshots that are new. A time is believed between that of the snapshot before, and since, the
 // reading of the clock at which it was not there yet (a snapshot's record is the last of its segment), and now. So who
 // writes the journal can not spread snapshots over a past that it was silent in, to have those that stand there thinned.
-func (s *state) sawSnapshots(list []journal.Snapshot, since time.Time) {
+func (s *state) sawSnapshots(list []snap, since time.Time) {
 	var last snap
 	if n := len(s.snaps); n > 0 {
 		last = s.snaps[n-1]
@@ -313,7 +313,8 @@ func (s *state) sawSnapshots(list []journal.Snapshot, since time.Time) {
 		if at.After(now) {
 			at = now
 		}
-		last = snap{At: x.At, Name: x.Name, Time: at.UTC()}
+		x.Time = at.UTC()
+		last = x
 		s.snaps = append(s.snaps, last)
 	}
 }

@@ -83,6 +83,7 @@ func describe(verb, path string, err error) (line string, known bool) {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
 	var ceiling *appendonly.CeilingError
+	var full *quota.FullError
 	switch {
 	case errors.As(err, &denied):
 		return "refused: " + denied.Error(), true
@@ -90,6 +91,8 @@ func describe(verb, path string, err error) (line string, known bool) {
 		return fmt.Sprintf("%s %s: %s", verb, appendonly.QuotePath(path), exceeded.Error()), true
 	case errors.As(err, &ceiling):
 		return fmt.Sprintf("%s %s: %s", verb, appendonly.QuotePath(path), ceiling.Error()), true
+	case errors.As(err, &full):
+		return fmt.Sprintf("%s %s: %s", verb, appendonly.QuotePath(path), full.Error()), true
 	}
 	for _, c := range causes {
 		if errors.Is(err, c.cause) {

@@ -230,6 +230,7 @@ func (c *conn) describe(p string, err error) string {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
 	var ceiling *appendonly.CeilingError
+	var full *quota.FullError
 	switch {
 	case errors.As(err, &denied):
 		c.LogRefused(err)
@@ -238,6 +239,10 @@ func (c *conn) describe(p string, err error) string {
 		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), exceeded)
 	case errors.As(err, &ceiling):
 		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), ceiling)
+	case errors.As(err, &full):
+		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), full)
+	case errors.Is(err, syscall.EDQUOT): // the file system's own, behind the vault's
+		return fmt.Sprintf("%s: quota exceeded", appendonly.QuotePath(p))
 	}
 	for _, k := range causes {
 		if errors.Is(err, k.cause) {

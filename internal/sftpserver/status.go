@@ -82,6 +82,7 @@ func (c *conn) status(err error) (code uint32, text string) {
 	var denied *appendonly.DeniedError
 	var exceeded *quota.ExceededError
 	var ceiling *appendonly.CeilingError
+	var full *quota.FullError
 	switch {
 	case err == nil:
 		return codeOK, ""
@@ -96,6 +97,9 @@ func (c *conn) status(err error) (code uint32, text string) {
 	case errors.As(err, &ceiling):
 		c.sess.Refused(ceiling)
 		return codeFailure, ceiling.Error()
+	case errors.As(err, &full):
+		c.sess.Refused(full)
+		return codeFailure, full.Error()
 	}
 	for _, r := range rules {
 		if !errors.Is(err, r.cause) {

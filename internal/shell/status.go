@@ -9,6 +9,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/glob"
+	account "vaultd/internal/quota" // quota is a command here
 	"vaultd/internal/session"
 )
 
@@ -41,9 +42,12 @@ func (c *call) failed(path string, err error) error {
 		text, code = "no such file or directory", exitNotFound
 	}
 	var ceiling *appendonly.CeilingError
+	var full *account.FullError
 	switch {
 	case errors.As(err, &ceiling):
 		text = ceiling.Error()
+	case errors.As(err, &full):
+		text = full.Error()
 	case errors.Is(err, syscall.EDQUOT):
 		text = "the quota is used up"
 	case errors.Is(err, syscall.ENOSPC):

@@ -35,7 +35,9 @@ type run struct {
 	close func(context.Context) error // of the FS; nil until it is open
 	ended func(push.Event)            // nil: nobody asks
 
+	left     atomic.Bool // abandon told the client, and whatever the session waits for goes on
 	finished sync.Once
+	told     sync.Once   // the client knows how it ended
 	returned atomic.Bool // the handler is done
 }
 
@@ -55,6 +57,16 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	s.stats.sessions.Add(1)
 	s.stats.total.Add(1)
 	defer s.stats.sessions.Add(-1)
+	unhook := context.AfterFunc(s.away, func() { r.abandon() })
+	defer func() {
+		if !unhook() && r.left.Load() {
+			s.stats.abandoned.Add(-1)
+		}
+	}()
+	if s.away.Err() != nil {
+		r.finish(ErrUnavailable)
+		return
+	}
 
 	ctx, cancel := context.WithCancel(k.conn.ctx)
 	defer cancel()
@@ -103,8 +115,8 @@ const quietTime = 2 * time.Second
 // close the channel. Closing the FS first makes sure that nothing happens afterwards.
 func (r *run) force(ctx context.Context) {
 	cause := context.Cause(ctx)
-	if errors.Is(cause, errLost) || errors.Is(cause, errDead) {
-		return // reads and writes fail by themselves
+	if errors.Is(cause, errLost) || errors.Is(cause, errDead) || errors.Is(cause, errAbandoned) {
+		return // reads and writes fail by themselves; and what can hang is not begun once more
 	}
 	for !r.returned.Load() {
 		if r.srv.now()-r.io.conn.lastUse.Load() >= int64(quietTime) {
@@ -127,19 +139,16 @@ func (r *run) finish(err error) {
 				err = errors.Join(err, fmt.Errorf("close session: %w", berr))
 			}
 		}
-		r.tell(code, err) // first: who has the exit status finds the event
-		r.sess.Finish()
-		if line != "" {
-			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
+		if r.left.Load() { // what its client was told counts
+			code, err = exitTemporary, errors.Join(err, errAbandoned)
 		}
-		r.ch.CloseWrite()
-		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
-		r.ch.Close()
+		r.report(code, err) // first: who has the exit status finds the event
+		r.tell(code, line)
 	})
 }
 
-// tell makes the session's event, its line in the log, and hands the event on.
-func (r *run) tell(code int, err error) {
+// report makes the session's event, its line in the log, and hands the event on.
+func (r *run) report(code int, err error) {
 	e := push.Ending{Session: r.sess.ID, Protocol: r.proto, Key: r.key, Began: r.begun, Ended: time.Now(),
 		Received: r.io.received.Load(), Sent: r.io.sent.Load(), Exit: code, Cut: cutOff(err)}
 	var counts appendonly.Counts
@@ -163,12 +172,41 @@ func (r *run) tell(code int, err error) {
 
 // cutOff reports whether a session did not come to its own end.
 func cutOff(err error) bool {
-	for _, end := range []error{errDraining, errRevoked, errIdle, errLost, errDead, io.ErrUnexpectedEOF, context.Canceled, errPanic} {
+	for _, end := range []error{errDraining, errRevoked, errIdle, errLost, errDead, errAbandoned, io.ErrUnexpectedEOF, context.Canceled, errPanic} {
 		if errors.Is(err, end) {
 			return true
 		}
 	}
 	return false
+}
+
+// tell ends the channel, once.
+func (r *run) tell(code int, line string) {
+	r.told.Do(func() {
+		r.sess.Finish()
+		if line != "" {
+			fmt.Fprintf(r.sess.Stderr, "vaultd: %s\r\n", line)
+		}
+		r.ch.CloseWrite()
+		r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{uint32(code)}))
+		r.ch.Close()
+	})
+}
+
+// abandon ends the session for its client and waits for nothing: what it does may hang in the kernel. It may end in order at the same moment; then it
+// has told so itself, after its barrier.
+func (r *run) abandon() {
+	r.told.Do(func() {
+		r.left.Store(true)
+		r.srv.stats.abandoned.Add(1)
+		r.sess.Log.Error("session abandoned: storage does not answer", "key", r.key, "duration", time.Since(r.begun))
+		go func() { // which waits for a client that does not read, until its connection is cut
+			fmt.Fprintf(r.sess.Stderr, "vaultd: error: %v\r\n", errAbandoned)
+			r.ch.CloseWrite()
+			r.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Status uint32 }{exitTemporary}))
+			r.ch.Close()
+		}()
+	})
 }
 
 // exitStatus says what a session ends with, and what its owner is told about it. Only texts that
@@ -186,6 +224,8 @@ func exitStatus(err error, id string) (code int, line string) {
 		return exit.Code, ""
 	case errors.As(err, &denied):
 		return 77, "refused: " + oneLine(denied.Error())
+	case errors.Is(err, ErrUnavailable):
+		return exitTemporary, "error: " + ErrUnavailable.Error()
 	case errors.Is(err, appendonly.ErrReadOnly):
 		return 1, "error: " + appendonly.ErrReadOnly.Error()
 	case errors.Is(err, io.ErrUnexpectedEOF):

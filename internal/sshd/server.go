@@ -56,6 +56,9 @@ type Server struct {
 	hard     context.Context
 	hardStop context.CancelCauseFunc
 
+	away    context.Context // ends with Abandon
+	abandon context.CancelFunc
+
 	mu       sync.Mutex // guards what follows and the fields of conn that say so; never held across I/O
 	served   bool
 	draining bool
@@ -95,6 +98,7 @@ func New(cfg Config) (*Server, error) {
 	s.gate = newGate(cfg.Limits.withDefaults(), s.now)
 	s.fails.init(time.Now, 20, 3*time.Second)
 	s.hard, s.hardStop = context.WithCancelCause(context.Background())
+	s.away, s.abandon = context.WithCancel(context.Background())
 	var b [8]byte
 	rand.Read(b[:])
 	s.ids.Store(binary.BigEndian.Uint64(b[:]))

@@ -21,6 +21,7 @@ type Stats struct {
 	Total       int64            // sessions that were started
 	Panics      int64            // recovered
 	Dead        int64            // connections cut for want of a sign of life
+	Abandoned   int64            // sessions that were ended for their clients and still wait for storage, now
 	Failures    map[string]int64 // connections that ended without a login, by reason
 }
 
@@ -31,20 +32,21 @@ const (
 	failGrace           // took too long
 	failProtocol        // no agreement on algorithms, or not SSH at all
 	failLimited         // closed at accept
+	failUser            // named a user that nobody is
 	numFails
 )
 
-var failNames = [numFails]string{"unknown_key", "refused", "grace", "protocol", "rate_limited"}
+var failNames = [numFails]string{"unknown_key", "refused", "grace", "protocol", "rate_limited", "unknown_user"}
 
 type counters struct {
-	sessions, total, panics, dead atomic.Int64
-	fails                         [numFails]atomic.Int64
+	sessions, total, panics, dead, abandoned atomic.Int64
+	fails                                    [numFails]atomic.Int64
 }
 
 // Stats returns the numbers for metrics.
 func (s *Server) Stats() Stats {
 	st := Stats{Sessions: s.stats.sessions.Load(), Total: s.stats.total.Load(), Panics: s.stats.panics.Load(),
-		Dead: s.stats.dead.Load(), Failures: make(map[string]int64, numFails)}
+		Dead: s.stats.dead.Load(), Abandoned: s.stats.abandoned.Load(), Failures: make(map[string]int64, numFails)}
 	for i, n := range failNames {
 		st.Failures[n] = s.stats.fails[i].Load()
 	}
@@ -83,6 +85,13 @@ func (s *Server) report(c *conn) {
 		reason, cost = failRefused, costAuth
 	case c.tries > 0 || errors.As(c.failure, &auth):
 		reason, cost = failKey, costAuth
+		switch c.reason {
+		case "", "unknown_key":
+		case "unknown_user":
+			reason = failUser
+		default: // a key that somebody has, or had
+			reason = failRefused
+		}
 	}
 	s.stats.fails[reason].Add(1)
 	if errors.Is(context.Cause(c.ctx), errDraining) {

@@ -74,6 +74,7 @@ func TestAnnounce(t *testing.T) {
 	again("tenant set", "tenant set", "tenant set in force", "tenant set")
 	_, err = db.Remove("acme", time.Nanosecond)
 	ok(t, err)
+	c.add(max(0, time.Since(c.Now()))) // the server's goes by this one, which a busy machine leaves behind
 	again("tenant set", "tenant set", "tenant set in force", "tenant set", "tenant remove", "tenant remove in force")
 
 	// A file that is damaged, or lost, repeats records and loses none.

@@ -21,7 +21,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,18 +41,25 @@ import (
 	"vaultd/internal/volume"
 )
 
-// Driver makes and finds tenants' datasets, and gives scheduled snapshots a body of their own where
-// the file system can. Its datasets are directories in volume's layout.
+// Driver makes and finds tenants' datasets. They are directories in volume's layout.
 type Driver interface {
 	// Create makes an empty dataset. One that is there already is fs.ErrExist.
 	Create(ctx context.Context, id string) error
-	// Path is where a dataset is; fs.ErrNotExist when it is not.
+	// Path is where a dataset is; fs.ErrNotExist when it was never made. One that was made and can not be reached now (its pool is gone,
+	// its key is not loaded) is another error: it must never be taken for a tenant that has nothing.
 	Path(id string) (string, error)
-	// Snapshot is called after the journal has recorded a scheduled or manual snapshot.
-	Snapshot(ctx context.Context, id, name string) error
 }
 
-// Directory is the embedded default: a dataset is a directory, and a snapshot is its journal record.
+// Bodies gives scheduled and manual snapshots a body of their own (package snapshot), where the file system can.
+type Bodies interface {
+	// Gives reports whether a tenant's snapshots get bodies.
+	Gives(id string) bool
+	// Take makes the bodies of a batch in one transaction of the file system, holds them and reads them back; the names of all its
+	// tenants stand still for within. An error is about all of them; what is not in the result has no body.
+	Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error)
+}
+
+// Directory is the embedded default: a dataset is a directory. Its snapshots are journal records, without bodies.
 type Directory struct{ Dir string }
 
 var _ Driver = Directory{}
@@ -73,9 +79,6 @@ func (d Directory) Path(id string) (string, error) {
 	return p, err
 }
 
-// Snapshot does nothing: the instant in the journal is the snapshot.
-func (Directory) Snapshot(context.Context, string, string) error { return nil }
-
 // Config is how a store works.
 type Config struct {
 	Log                        *slog.Logger
@@ -84,12 +87,33 @@ type Config struct {
 	BarrierEvery, SegmentEvery time.Duration    // see appendonly.Config
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
+	Bodies                     Bodies           // nil: snapshots have none
 	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
 	// Seen is told what an open vault looks like, when it was opened, after something changed in it, and before it is closed; Verified how far
 	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
 	Seen     func(id string, v *appendonly.Vault)
 	Verified func(id string, v Verification)
-	Boot     string // of the machine, as BootID says; "": Open asks
+	// Read is told, while a verification goes on, what was read again since the last time and what of that was wrong; Snapshotted of each snapshot that
+	// was taken, or was not. They must not wait. nil: nobody asks.
+	Read        func(id string, bytes, wrong int64)
+	Snapshotted func(id, kind string, err error)
+	Boot        string // of the machine, as BootID says; "": Open asks
+	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
+	// that storage, which may hang. nil: it always can.
+	Available func(id string) error
+}
+
+// UnavailableError says that the storage of a tenant is not there, or does not answer. Its text is fit for clients. What was acknowledged is on it.
+type UnavailableError struct {
+	Why  string // for the log
+	Text string // for clients; "": that it is not available, and to try again later
+}
+
+func (e *UnavailableError) Error() string {
+	if e.Text != "" {
+		return e.Text
+	}
+	return "storage is not available; try again later"
 }
 
 // ErrInUse says that another process has the store's datasets.
@@ -104,9 +128,18 @@ type Store struct {
 	boot    string
 	floor   *quota.Floor
 
+	keep struct { // what stays free
+		sync.Mutex
+		bytes, inodes, reserve uint64
+	}
+
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
-	announcing sync.Mutex // one Announce at a time
+	announcing sync.Mutex                // one Announce at a time
+	told       atomic.Pointer[time.Time] // when tellAll came to its end
+	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
+
+	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
 	mu    sync.Mutex // guards slots
 	slots map[string]*slot
@@ -157,6 +190,12 @@ func Open(dir string, cfg Config) (*Store, error) {
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
 		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
+	s.keep.bytes, s.keep.inodes = cfg.FloorBytes, cfg.FloorInodes
+	if z, ok := cfg.Driver.(interface {
+		Space() (appendonly.Space, error)
+	}); ok {
+		s.floor.Space = z.Space
+	}
 	if s.boot = cfg.Boot; s.boot == "" {
 		if s.boot, err = BootID(); err != nil {
 			return nil, err
@@ -227,7 +266,49 @@ func makeServerDir(dir string) error {
 }
 
 // SetFloor changes what the file system keeps free.
-func (s *Store) SetFloor(bytes, inodes uint64) { s.floor.Set(bytes, inodes) }
+func (s *Store) SetFloor(bytes, inodes uint64) {
+	s.keep.Lock()
+	defer s.keep.Unlock()
+	s.keep.bytes, s.keep.inodes = bytes, inodes
+	s.floor.Set(max(bytes, s.keep.reserve), inodes)
+}
+
+// SetReserve changes what the pool keeps free: the floor is the larger of the two.
+func (s *Store) SetReserve(bytes uint64) {
+	s.keep.Lock()
+	defer s.keep.Unlock()
+	if s.keep.reserve != bytes {
+		s.keep.reserve = bytes
+		s.floor.Set(max(s.keep.bytes, bytes), s.keep.inodes)
+	}
+}
+
+// available says why a tenant's storage can not be used.
+func (s *Store) available(id string) error {
+	if s.cfg.Available == nil {
+		return nil
+	}
+	return s.cfg.Available(id)
+}
+
+// Failed reports whether a vault that is open takes nothing more because its storage failed: opened again, with its whole recovery, it may be
+// well. One whose journal is damaged is not meant: that is for somebody to look at.
+func (s *Store) Failed() bool {
+	for _, sl := range s.openSlots() {
+		if !sl.mu.TryLock() {
+			continue // it is being opened or closed
+		}
+		v := sl.vault
+		sl.mu.Unlock()
+		if v == nil {
+			continue
+		}
+		if err := v.Err(); err != nil && !errors.Is(err, journal.ErrCorrupt) {
+			return true
+		}
+	}
+	return false
+}
 
 // Tenants returns the catalog as of the last Reload.
 func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }
@@ -248,7 +329,8 @@ func (s *Store) Reload() error {
 		sl.mu.Lock()
 		if sl.vault != nil {
 			sl.vault.SetPolicy(t.Core())
-			sl.quota.SetLimits(limitsOf(t))
+			sl.quota.SetLimits(s.limitsOf(t))
+			s.writePolicyCopy(sl.vol.PolicyPath(), t)
 		}
 		sl.mu.Unlock()
 	}
@@ -289,8 +371,32 @@ const (
 	reserve = 64 << 20
 )
 
-func limitsOf(t tenant.Tenant) quota.Limits {
-	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve}
+func (s *Store) limitsOf(t tenant.Tenant) quota.Limits {
+	_, lapsed := s.lapsed.Load(t.ID)
+	return quota.Limits{Bytes: t.Quota.Bytes, Files: t.Quota.Files, Slack: slack, Reserve: reserve, Soft: t.Quota.SoftBytes, Lapsed: lapsed}
+}
+
+// SetLapsed says whether a tenant has been above its soft limit for longer than its grace: from now on, until the opposite is said, that
+// counts as a hard one.
+func (s *Store) SetLapsed(id string, lapsed bool) {
+	if _, was := s.lapsed.Load(id); was == lapsed {
+		return
+	}
+	if lapsed {
+		s.lapsed.Store(id, struct{}{})
+	} else {
+		s.lapsed.Delete(id)
+	}
+	t, ok := s.Tenants().TenantByID(id)
+	if !ok {
+		return
+	}
+	sl := s.slot(id)
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	if sl.quota != nil {
+		sl.quota.SetLimits(s.limitsOf(t))
+	}
 }
 
 // With calls f with a tenant's vault, opening it if need be and making its dataset on first use.
@@ -314,6 +420,9 @@ func (s *Store) Vault(ctx context.Context, id string) (v *appendonly.Vault, done
 
 // use returns a tenant's vault, opened if need be.
 func (s *Store) use(ctx context.Context, id string) (v *appendonly.Vault, done func(), err error) {
+	if err := s.available(id); err != nil { // first: who opens it now may hang with the slot's lock
+		return nil, nil, err
+	}
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -380,8 +489,12 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		bytes, files := vault.Totals()
 		return quota.Totals{Bytes: bytes, Files: files}
 	}
-	q := quota.New(vol, quota.Config{Limits: limitsOf(t), Totals: totals, Floor: s.floor})
-	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), IndexPath: vol.IndexPath(),
+	var wrapped appendonly.Volume = vol
+	if s.wrap != nil {
+		wrapped = s.wrap(vol)
+	}
+	q := quota.New(wrapped, quota.Config{Limits: s.limitsOf(t), Totals: totals, Floor: s.floor})
+	vault, err = appendonly.Open(appendonly.Config{Volume: q, Segments: vol, Account: q.Account(), Bodies: vol, IndexPath: vol.IndexPath(),
 		Clean: clean, Policy: t.Core(), Now: s.cfg.Now, Boot: s.boot, Log: s.cfg.Log.With("tenant", t.Name),
 		BarrierEvery: s.cfg.BarrierEvery, SegmentEvery: s.cfg.SegmentEvery, PushEnded: func() { s.pushEnded(sl) }})
 	if err != nil {
@@ -391,18 +504,6 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	sl.told()
 	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
-}
-
-// writePolicyCopy leaves the policy in the dataset, for whoever adopts it without the catalog. It is
-// never read back by this store.
-func (s *Store) writePolicyCopy(path string, t tenant.Tenant) {
-	b, err := json.MarshalIndent(t, "", "  ")
-	if err == nil {
-		err = writeFile(path, append(b, '\n'))
-	}
-	if err != nil {
-		s.cfg.Log.Warn("copy policy into the dataset", "tenant", t.Name, "error", err.Error())
-	}
 }
 
 // writeFile replaces a small file at once.
@@ -442,6 +543,9 @@ var ErrTenantInUse = errors.New("tenant is in use")
 // RebuildIndex makes a tenant's index anew from its journal and returns the number of records. The
 // tenant must have no sessions.
 func (s *Store) RebuildIndex(ctx context.Context, id string) (records uint64, err error) {
+	if err := s.available(id); err != nil {
+		return 0, err
+	}
 	sl := s.slot(id)
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
@@ -476,6 +580,9 @@ func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
+	if err := s.available(id); err != nil {
+		return err
+	}
 	path, err := s.cfg.Driver.Path(id)
 	if err != nil {
 		return fmt.Errorf("find dataset: %w", err)

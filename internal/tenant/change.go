@@ -23,6 +23,8 @@ type Change struct {
 	DeleteFails  *bool            `json:"delete_fails,omitempty"`
 	QuotaBytes   *int64           `json:"quota_bytes,omitempty"`
 	QuotaFiles   *int64           `json:"quota_files,omitempty"`
+	SoftBytes    *int64           `json:"soft_bytes,omitempty"`
+	Grace        *time.Duration   `json:"grace_ns,omitempty"`
 	Snapshots    *[]string        `json:"snapshots,omitempty"` // the whole new list
 	PushEnd      *bool            `json:"push_end,omitempty"`
 	Lock         *time.Duration   `json:"lock_ns,omitempty"`
@@ -101,6 +103,8 @@ func (c Change) apply(t Tenant) (Tenant, error) {
 	set(&t.Policy.DeleteFails, c.DeleteFails)
 	set(&t.Quota.Bytes, c.QuotaBytes)
 	set(&t.Quota.Files, c.QuotaFiles)
+	set(&t.Quota.SoftBytes, c.SoftBytes)
+	set(&t.Quota.Grace, c.Grace)
 	set(&t.Schedule.Snapshots, c.Snapshots)
 	set(&t.Schedule.PushEnd, c.PushEnd)
 	set(&t.Retention.Lock, c.Lock)
@@ -234,6 +238,8 @@ func diff(old, new Tenant) string {
 	row("delete_fails", old.Policy.DeleteFails, new.Policy.DeleteFails)
 	row("quota bytes", old.Quota.Bytes, new.Quota.Bytes)
 	row("quota files", old.Quota.Files, new.Quota.Files)
+	row("soft quota bytes", old.Quota.SoftBytes, new.Quota.SoftBytes)
+	row("grace", Days(old.Quota.Grace), Days(new.Quota.Grace))
 	row("snapshots", fmt.Sprintf("%q", old.Schedule.Snapshots), fmt.Sprintf("%q", new.Schedule.Snapshots))
 	row("push_end", old.Schedule.PushEnd, new.Schedule.PushEnd)
 	row("lock", Days(old.Retention.Lock), Days(new.Retention.Lock))

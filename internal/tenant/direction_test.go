@@ -45,6 +45,8 @@ func TestDirections(t *testing.T) {
 		{"DeleteFails", tenant.Change{DeleteFails: ptr(true)}, tenant.Change{DeleteFails: ptr(false)}, waits, atOnce},
 		{"QuotaBytes", tenant.Change{QuotaBytes: ptr(int64(10))}, tenant.Change{QuotaBytes: ptr(int64(5))}, atOnce, atOnce},
 		{"QuotaFiles", tenant.Change{QuotaFiles: ptr(int64(10))}, tenant.Change{QuotaFiles: ptr(int64(5))}, atOnce, atOnce},
+		{"SoftBytes", tenant.Change{SoftBytes: ptr(int64(10))}, tenant.Change{SoftBytes: ptr(int64(5))}, atOnce, atOnce},
+		{"Grace", tenant.Change{Grace: ptr(2 * day)}, tenant.Change{Grace: ptr(day)}, atOnce, atOnce},
 		{"Snapshots less often", cron("@hourly"), cron("@daily"), waits, atOnce},
 		{"Snapshots none", cron("@hourly"), cron(), waits, atOnce},
 		{"Snapshots fewer", cron("@hourly", "30 9 * * *"), cron("@hourly"), waits, atOnce},

@@ -78,6 +78,9 @@ const (
 type Quota struct {
 	Bytes int64 `json:"bytes"`
 	Files int64 `json:"files"`
+	// SoftBytes may be passed: that is told, and once it has been for longer than Grace, nothing more is taken. Without a Grace it is only told.
+	SoftBytes int64         `json:"soft_bytes,omitempty"`
+	Grace     time.Duration `json:"grace_ns,omitempty"`
 }
 
 // DefaultPolicy is the policy of DESIGN.md §2 without a word from the operator.
@@ -167,6 +170,12 @@ func (q Quota) check() error {
 	if q.Bytes < 0 || q.Files < 0 {
 		return fmt.Errorf("quota of %d bytes and %d files: negative: %w", q.Bytes, q.Files, ErrInvalid)
 	}
+	switch {
+	case q.SoftBytes < 0 || q.Grace < 0:
+		return fmt.Errorf("soft quota of %d bytes with a grace of %v: negative: %w", q.SoftBytes, q.Grace, ErrInvalid)
+	case q.SoftBytes > 0 && q.Bytes > 0 && q.SoftBytes > q.Bytes:
+		return fmt.Errorf("soft quota of %d bytes is above the quota of %d: %w", q.SoftBytes, q.Bytes, ErrInvalid)
+	}
 	return nil
 }
 
@@ -186,6 +195,9 @@ func CheckName(name string) error {
 }
 
 var idText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// NewID draws an id for NewTenant.ID.
+func NewID() string { return newID() }
 
 // newID draws 60 random bits: ids are never reused, and a guess at another tenant's directory is no use anyway.
 func newID() string {

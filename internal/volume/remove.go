@@ -42,7 +42,7 @@ func remove(dir, going, parent string) error {
 	case !st.IsDir():
 		return fmt.Errorf("not a directory: %w", ErrNotEmpty)
 	}
-	if err := checkEmpty(dir); err != nil {
+	if err := CheckEmpty(dir); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, going); err != nil {
@@ -57,8 +57,8 @@ func remove(dir, going, parent string) error {
 	return syncDir(parent)
 }
 
-// checkEmpty looks at the disk: no journal and no index is believed.
-func checkEmpty(dir string) error {
+// CheckEmpty returns ErrNotEmpty for a dataset that Remove would not take away. It looks at the disk: no journal and no index is believed.
+func CheckEmpty(dir string) error {
 	for _, sub := range []string{"store", "files"} {
 		err := filepath.WalkDir(filepath.Join(dir, sub), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() {

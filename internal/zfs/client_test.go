@@ -74,6 +74,7 @@ func TestNamesAreChecked(t *testing.T) {
 		"UnloadKey":    func(n string) error { return c.UnloadKey(ctx, n) },
 		"Clone to":     func(n string) error { return c.Clone(ctx, good+"@s", n, nil) },
 		"DestroyClone": func(n string) error { return c.DestroyClone(ctx, n) },
+		"DestroyEmpty": func(n string) error { return c.DestroyEmpty(ctx, n, 1, nil) },
 		"Snapshots":    func(n string) error { _, err := c.Snapshots(ctx, n); return err },
 		"AllSnapshots": func(n string) error { _, err := c.AllSnapshots(ctx, n); return err },
 		"Allow":        func(n string) error { return c.Allow(ctx, n, "alice", "snapshot") },
@@ -129,6 +130,7 @@ func TestNamesAreChecked(t *testing.T) {
 			wants(t, fmt.Sprintf("%s %q", what, name), call(name), zfs.ErrName)
 		}
 	}
+	wants(t, "a pool", c.DestroyEmpty(ctx, "tank", 1, nil), zfs.ErrName)
 	// A comma in a permission or property would be another one, no permission is all of them.
 	wants(t, "unallow everything", c.Unallow(ctx, good, "alice"), zfs.ErrName)
 	wants(t, "two permissions in one", c.Allow(ctx, good, "alice", "snapshot,destroy"), zfs.ErrName)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -279,6 +280,75 @@ func TestDestroySnapshot(t *testing.T) {
 	if len(all) != 2 || all[0].Name != ds+"@t" || all[1].Name != b.root+"/x@s" {
 		t.Errorf("left: %s", short(all))
 	}
+}
+
+// A dataset goes when it is empty, and nobody can have changed that in between.
+func TestDestroyEmpty(t *testing.T) {
+	b := newBench(t, zfs.Config{})
+	ds := b.root + "/a"
+	must(t, b.Create(ctx, ds, nil, nil))
+	b.write("/"+ds+"/f", 1<<10)
+	d, err := b.Get(ctx, ds)
+	must(t, err)
+	if !b.real {
+		zfs.UseMountedAt(t, func(dir string) (string, error) { return strings.TrimPrefix(dir, "/"), nil })
+	}
+	notEmpty := errors.New("not empty")
+	looked := 0
+	empty := func(dir string) error {
+		if looked++; dir != "/"+ds {
+			t.Errorf("looked into %s", dir)
+		}
+		if b.real {
+			if err := os.WriteFile(dir+"/late", nil, 0o600); !errors.Is(err, syscall.EROFS) {
+				t.Errorf("written while it was looked at: %v", err)
+			}
+			if list, err := os.ReadDir(dir); err != nil || len(list) > 0 {
+				return errors.Join(notEmpty, err)
+			}
+		} else if looked == 1 {
+			return notEmpty
+		}
+		return nil
+	}
+	wants(t, "one with a file", b.DestroyEmpty(ctx, ds, d.GUID, empty), notEmpty)
+	b.write("/"+ds+"/g", 1) // it is mounted as before
+	b.sh("rm /" + ds + "/f /" + ds + "/g")
+	wants(t, "another guid", b.DestroyEmpty(ctx, ds, d.GUID+1, empty), zfs.ErrNotExist)
+	wants(t, "nothing", b.DestroyEmpty(ctx, b.root+"/none", 1, empty), zfs.ErrNotExist)
+	must(t, b.Take(ctx, nil, ds+"@s"))
+	wants(t, "one with a snapshot", b.DestroyEmpty(ctx, ds, d.GUID, empty), zfs.ErrDependent)
+	s, err := b.Snapshot(ctx, ds+"@s")
+	must(t, err)
+	must(t, b.DestroySnapshot(ctx, ds+"@s", s.GUID))
+	must(t, b.Create(ctx, ds+"/child", nil, nil))
+	wants(t, "one with a child", b.DestroyEmpty(ctx, ds, d.GUID, empty), zfs.ErrDependent)
+	b.sh("zfs destroy " + ds + "/child")
+	done := b.open("/" + ds)
+	wants(t, "one in use", b.DestroyEmpty(ctx, ds, d.GUID, empty), zfs.ErrBusy)
+	done()
+	if looked != 1 {
+		t.Errorf("looked %d times", looked)
+	}
+	must(t, b.Unmount(ctx, ds)) // as one that was killed may leave it
+	must(t, b.DestroyEmpty(ctx, ds, d.GUID, empty))
+	_, err = b.Get(ctx, ds)
+	wants(t, "afterwards", err, zfs.ErrNotExist)
+
+	// An encrypted one: not while it is locked, for good when it is not.
+	ds = b.root + "/secret"
+	key := []byte("a long enough passphrase")
+	must(t, b.Create(ctx, ds, map[string]string{"encryption": "on", "keyformat": "passphrase", "pbkdf2iters": "100000"}, key))
+	d, err = b.Get(ctx, ds)
+	must(t, err)
+	must(t, b.Unmount(ctx, ds))
+	must(t, b.UnloadKey(ctx, ds))
+	wants(t, "a locked one", b.DestroyEmpty(ctx, ds, d.GUID, empty), zfs.ErrKey)
+	must(t, b.LoadKey(ctx, ds, key))
+	must(t, b.Mount(ctx, ds))
+	must(t, b.DestroyEmpty(ctx, ds, d.GUID, empty))
+	_, err = b.Get(ctx, ds)
+	wants(t, "the encrypted one afterwards", err, zfs.ErrNotExist)
 }
 
 // Free text of others can not pass for facts: neither a property's value nor a tag with line breaks.

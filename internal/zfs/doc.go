@@ -9,8 +9,8 @@
 //
 //   - every name, tag, user and property is checked against ZFS's grammar before anything runs, so
 //     that none is taken for an option, a list (a@x,y), a range (a@x%y), a path or another dataset;
-//   - the only dataset that a call destroys is a read-only clone, and no call destroys more than one
-//     snapshot; nothing is ever called with destroy -r, -R, -f or -d, rollback, or receive -F;
+//   - the only datasets that a call destroys are a read-only clone, and one that its caller found empty while nobody
+//     could write to it; no call destroys more than one snapshot; nothing is ever called with destroy -r, -R, -f or -d, rollback, or receive -F;
 //   - what is parsed can not be forged by a user property or a hold's tag: those are free text that
 //     local users with a delegation may set, line breaks included. Facts come from a listing that has
 //     no free text, free text from one whose lines must match it one to one (ErrOutput otherwise);

@@ -1,6 +1,9 @@
 package zfs
 
-import "time"
+import (
+	"testing"
+	"time"
+)
 
 // ParseStatus and the others are the parsers, for what only texts can show.
 func ParseStatus(pool, out string) (*Pool, error) {
@@ -21,3 +24,13 @@ func KindOf(text string) error { return kindOf(text) }
 
 // SetNow gives a cache another clock.
 func (k *Cache) SetNow(now func() time.Time) { k.now = now }
+
+// MountSource finds a mount in a table that is given.
+func MountSource(table string, id uint64) string { return mountSource([]byte(table), id) }
+
+// UseMountedAt has somebody else say what is mounted.
+func UseMountedAt(t testing.TB, f func(dir string) (string, error)) {
+	was := mountedAt
+	mountedAt = f
+	t.Cleanup(func() { mountedAt = was })
+}

@@ -169,12 +169,22 @@ func (nothing) BlockSize() int              { return 1 }
 
 // rolling is the weak sum of p (get_checksum1): its bytes are signed.
 func rolling(p []byte) (s1, s2 uint32) {
-	for len(p) >= 8 {
-		a, b, c, d := int32(int8(p[0])), int32(int8(p[1])), int32(int8(p[2])), int32(int8(p[3]))
-		e, f, g, h := int32(int8(p[4])), int32(int8(p[5])), int32(int8(p[6])), int32(int8(p[7]))
-		s2 += 8*s1 + uint32(8*a+7*b+6*c+5*d+4*e+3*f+2*g+h)
-		s1 += uint32(a + b + c + d + e + f + g + h)
-		p = p[8:]
+	// Sixteen at a time, in words of four lanes of 16 bits: a byte is taken as itself plus 128, so that none is negative, and the top lane of a product is the sum of
+	// the lanes, each times its weight.
+	const (
+		even, ones, signs = 0x00ff00ff00ff00ff, 0x0001000100010001, 0x8080808080808080
+		w8642             = 0x0008000600040002
+		w7531             = 0x0007000500030001
+	)
+	for len(p) >= 16 {
+		v := binary.LittleEndian.Uint64(p) ^ signs
+		u := binary.LittleEndian.Uint64(p[8:]) ^ signs
+		vlo, vhi := v&even, v>>8&even
+		ulo, uhi := u&even, u>>8&even
+		first := uint32((vlo + vhi) * ones >> 48)
+		s2 += 16*s1 + 8*first + uint32((vlo*w8642+vhi*w7531+ulo*w8642+uhi*w7531)>>48) - 128*136
+		s1 += first + uint32((ulo+uhi)*ones>>48) - 128*16
+		p = p[16:]
 	}
 	for _, x := range p {
 		s1 += uint32(int32(int8(x)))

@@ -1,0 +1,31 @@
+package sshd
+
+import "errors"
+
+// ErrUnavailable is what Open returns when the tenant's storage is not there: the client is told so, and ends with exitTemporary.
+var ErrUnavailable = errors.New("storage is not available; nothing of this session is stored; try again later")
+
+// errAbandoned ends sessions whose storage went away under them.
+var errAbandoned = errors.New("storage does not answer: take nothing of this upload as stored, and try again later")
+
+// exitTemporary is sysexits' EX_TEMPFAIL.
+const exitTemporary = 75
+
+// Abandon ends all sessions at once, for their clients, and all that come, because the storage below them is gone or hangs. It
+// waits for none of them: their goroutines stay where they are, counted in Stats.Abandoned, and no new ones join them. Nothing
+// that was not acknowledged before is acknowledged after. There is no way back: when the storage is well again, another
+// process serves.
+func (s *Server) Abandon() {
+	s.abandon()
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		if c.login != nil {
+			conns = append(conns, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		s.end(c, errAbandoned, endGrace)
+	}
+}
