@@ -142,7 +142,7 @@ func (a *app) placeOf(id string) (place, error) {
 // client is the expire process's own: it destroys snapshots, and nobody else does.
 func (x *expirer) client() (*zfs.Client, error) {
 	if x.zfs == nil {
-		c, err := zfsClient(x.log)
+		c, err := newZFS(x.log)
 		if err != nil {
 			return nil, err
 		}

@@ -34,7 +34,7 @@ func (a *app) bodyToHold(ctx context.Context, id, name string) (*heldBody, error
 		return &heldBody{}, err
 	}
 	b := &heldBody{name: at.dataset + "@" + snapshot.BodyName(name), dry: a.dryRun}
-	b.zfs, err = zfsClient(newLogger(a.stderr, "text", "warn"))
+	b.zfs, err = newZFS(newLogger(a.stderr, "text", "warn"))
 	return b, err
 }
 
