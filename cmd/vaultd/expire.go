@@ -164,7 +164,11 @@ func (j journaling) Retire(ctx context.Context, names []retention.Name, why stri
 }
 
 func (o *operations) freed(ctx context.Context, in freedRequest) (struct{}, error) {
-	return struct{}{}, o.with(ctx, in.Tenant, func(_ tenant.Tenant, v *appendonly.Vault) error { return v.Freed(in.Freed, in.Dropped) })
+	err := o.with(ctx, in.Tenant, func(_ tenant.Tenant, v *appendonly.Vault) error { return v.Freed(in.Freed, in.Dropped) })
+	if o.scraping != nil {
+		o.scraping.m.Snapshot("expire", int64(len(in.Dropped)), err)
+	}
+	return struct{}{}, err
 }
 
 // expireReply is what one run did, or would do, to one tenant.
