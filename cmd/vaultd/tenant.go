@@ -233,7 +233,7 @@ type tenantReply struct {
 	Usage *usageReply `json:"usage,omitempty"`
 
 	Standing *inventory.Tenant `json:"standing,omitempty"` // absent when it is not known
-	Pushes   []pushLine        `json:"pushes"`             // the newest, newest first
+	Pushes   []pushLine        `json:"pushes,omitempty"`   // the newest, newest first
 }
 
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {
