@@ -43,7 +43,9 @@ keepalive_missed = 4
 # Ends a connection without sessions, and one with sessions, on which nothing happens.
 idle = "1h"
 session_idle = "24h"
-# How long sessions get to end when the server stops. Keep it below the service manager's limit.
+# How long sessions may go on when the server stops, and how long they get after that to end what is in hand. Keep the sum below the service
+# manager's limit.
+stop_grace = "0s"
 drain = "20s"
 # What is offered, best first. Empty: vaultd's own list (ML-KEM and curve25519, AES-GCM, AES-CTR, hmac-sha2 in
 # encrypt-then-MAC before plain, ed25519, ecdsa, rsa-sha2), which moves with its releases. Nothing with SHA-1 is accepted.

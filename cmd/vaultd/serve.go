@@ -16,11 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"vaultd/internal/admin"
 	"vaultd/internal/expect"
@@ -63,34 +61,10 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 		Limits: sshd.Limits{LoginGrace: s.LoginGrace.Duration, MaxAuthTries: s.MaxAuthTries, PreAuthPerAddress: s.PreAuthPerAddress,
 			PreAuthTotal: s.PreAuthTotal, PreAuthRate: s.PreAuthRate, BanMax: orNone(s.BanMax), Trust: orNone(s.TrustAddresses), ConnsPerTenant: s.ConnectionsPerTenant, SessionsPerConn: s.SessionsPerConnection,
 			SessionsPerTenant: s.SessionsPerTenant, KeepAlive: s.KeepAlive.Duration, KeepAliveMissed: s.KeepAliveMissed,
-			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration},
+			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration, StopGrace: s.StopGrace.Duration},
 		Algorithms: sshd.Algorithms{KeyExchanges: s.KeyExchanges, Ciphers: s.Ciphers, MACs: s.MACs,
 			HostKeys: s.HostKeyAlgorithms, PublicKeys: s.PublicKeyAlgorithms},
 	}
-}
-
-// newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
-func newLogger(w io.Writer, format, level string) *slog.Logger {
-	return newLeveled(w, format, logLevel(level))
-}
-
-// logLevel reads a level that was checked with the configuration.
-func logLevel(text string) (l slog.Level) {
-	l.UnmarshalText([]byte(text))
-	return l
-}
-
-// newLeveled is newLogger with a level that may change.
-func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
-	f, isFile := w.(*os.File)
-	tty := isFile && term.IsTerminal(int(f.Fd()))
-	switch {
-	case format == "json", format == "auto" && !tty:
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-	case tty:
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -305,21 +279,24 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		go h.pool.run(ctx, st, door.Abandon)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return door.Serve(gctx, listeners...) })
+	// What sessions rely on goes on until the last of them has ended: barriers, keys that expire, processors.
+	sctx, quiet := context.WithCancel(context.WithoutCancel(gctx))
+	defer quiet()
+	g.Go(func() error { defer quiet(); return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
-	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return st.Run(sctx) })
 	g.Go(func() error { return known.settle(gctx, st) })
-	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return acc.watch(sctx) })
 	g.Go(func() error { return meter.run(gctx) })
 	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
 	if os.Getenv("GOMAXPROCS") == "" {
-		g.Go(func() error { return governProcs(gctx, h.Procs) })
+		g.Go(func() error { return governProcs(sctx, h.Procs) })
 	}
 	if os.Getenv("GOGC") == "" {
-		g.Go(func() error { return governHeap(gctx) })
+		g.Go(func() error { return governHeap(sctx) })
 	}
 	for _, addr := range addrs {
 		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)

@@ -303,10 +303,7 @@ type begun struct {
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	var began pool.Report
-	if s.care != nil {
-		began = s.care.Report()
-	}
+	began := s.poolBefore()
 	s.layout.Bare, s.untried = began.Out, began.Out
 	if !began.Out {
 		if err := s.prepareDatasets(ctx); err != nil {

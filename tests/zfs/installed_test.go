@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,9 +94,7 @@ func TestInstalled(t *testing.T) {
 	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640)) // the machine's disk is small
 	t.Log(sh(t, "vaultd init"))
 	for _, u := range []string{"vaultd.service", "vaultd.socket", "vaultd-expire.service"} {
-		if !active(t, u) {
-			t.Fatalf("%s does not run\n%s", u, sh(t, "journalctl --no-pager -u %s", u))
-		}
+		eventually(t, u, func() bool { return active(t, u) })
 	}
 	s.know()
 	t.Log(sh(t, "vaultd tenant add alice --mode versioned --key %s/key.pub", s.home))
@@ -109,7 +108,6 @@ func TestInstalled(t *testing.T) {
 	status(t)
 	confinedFar(t)
 	apart(t)
-	mounts(t)
 
 	step(t, "upgrade under a session")
 	upgrade(t, s)
@@ -155,7 +153,7 @@ func status(t testing.TB) {
 	}
 	for _, c := range report.Data.Checks {
 		t.Logf("doctor: %s: %s: %s", c.Verdict, c.Name, c.Found)
-		if c.Verdict == "fail" || c.Verdict == "warn" && c.Name != "clock" && c.Name != "landlock" {
+		if c.Verdict == "fail" || c.Verdict == "warn" && !slices.Contains([]string{"clock", "landlock", "disk", "expire"}, c.Name) { // of the machine, and of its youth
 			t.Errorf("doctor: %s: %s: %s", c.Verdict, c.Name, c.Found)
 		}
 	}
@@ -202,8 +200,8 @@ func apart(t testing.TB) {
 	} {
 		refused(t, "", "nsenter -t %s -m setpriv --reuid vaultd --regid vaultd --clear-groups %s", supervisor, line)
 	}
-	for _, line := range []string{ // even with its capability
-		"touch " + installedStore + "/vaultd.db", "cat " + installedStore + "/host_ed25519_key", "ls " + installedStore + "/server/.", "touch /etc/x", "ls /root/.",
+	for _, line := range []string{ // even with its capability; what it has no business with is empty for it
+		"touch " + installedStore + "/vaultd.db", "grep . " + installedStore + "/host_ed25519_key", "touch /etc/x", "grep -r . " + installedStore + "/server /root",
 	} {
 		refused(t, "", "nsenter -t %s -m setpriv --reuid vaultd-expire --regid vaultd-expire --clear-groups --inh-caps +dac_override --ambient-caps +dac_override --bounding-set -all,+dac_override %s",
 			expire, line)
@@ -215,8 +213,8 @@ func apart(t testing.TB) {
 	refused(t, "denied", "setpriv --reuid oper --regid oper --init-groups vaultd tenant set alice --quota 1G")
 }
 
-// mounts wants what is mounted later to be seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
-func mounts(t testing.TB) {
+// What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
+func TestInstalledMounts(t *testing.T) {
 	name, dir := dataset(t, "")
 	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
 	for _, u := range []string{"vaultd", "vaultd-expire"} {
@@ -280,7 +278,7 @@ func watchdog(t testing.TB, s *server) {
 		s.push("again-"+n, 1000)
 	}
 	again("1")
-	if !strings.Contains(sh(t, "journalctl --no-pager -b -u vaultd"), "Watchdog timeout") {
+	if !strings.Contains(sh(t, "journalctl --no-pager -b -u vaultd"), "SIGABRT") { // which the watchdog sends, and nobody else
 		t.Error("it was not the watchdog")
 	}
 	supervisor, _ := processes(t)
@@ -292,9 +290,7 @@ func watchdog(t testing.TB, s *server) {
 // TestInstalledBack is the next boot: it serves by itself, and then the package goes, and nothing of the store goes with it.
 func TestInstalledBack(t *testing.T) {
 	s := installed(t)
-	if !active(t, "vaultd.service") || !active(t, "vaultd-expire.service") {
-		t.Fatalf("it does not run after a boot\n%s", sh(t, "journalctl -b --no-pager -u 'vaultd*'"))
-	}
+	eventually(t, "it runs after a boot", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
 	s.know()
 	s.push("after", 1<<20)
 	status(t)
@@ -333,9 +329,7 @@ func TestInstalledZFS(t *testing.T) {
 	if i, err := os.Lstat(installedStore + "/vaultd.toml"); err != nil || i.Mode()&os.ModeSymlink == 0 {
 		t.Errorf("init replaced the link to the configuration: %v, %v", i, err)
 	}
-	if !active(t, "vaultd.service") || !active(t, "vaultd-expire.service") {
-		t.Fatalf("it does not run\n%s", sh(t, "journalctl --no-pager -u 'vaultd*'"))
-	}
+	eventually(t, "it runs", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
 	s.know()
 	t.Log(sh(t, "vaultd tenant add alice --quota 100M --key %s/key.pub", s.home))
 	step(t, "push")
