@@ -87,6 +87,15 @@ func (z *ZFS) make(ctx context.Context, id string, refquota uint64, layOut func(
 	return layOut(dir) // fs.ErrExist where that was done
 }
 
+// MakeEmpty makes the dataset that a tenant is moved into, where it is missing. It is laid out by who fills it.
+func (z *ZFS) MakeEmpty(ctx context.Context, t tenant.Tenant) error {
+	err := z.make(ctx, t.ID, refquotaOf(t), func(string) error { return nil })
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
 // Former is where a tenant is that waits to be moved into its dataset (vaultd tenant move).
 func (z *ZFS) Former(id string) string {
 	return filepath.Join(filepath.Dir(z.Dir), confine.FormerDir, id)

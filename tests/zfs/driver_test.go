@@ -220,3 +220,73 @@ func TestDriverHelper(t *testing.T) {
 	sh(t, "diff -r --no-dereference %s %s/back", src, s.home)
 	s.stop()
 }
+
+// A store of directories goes to ZFS: its tenants are served from where they were until each is moved, and nothing is lost on the way. A dataset
+// whose catalog is lost is adopted, with the policy and the keys that travel in it.
+func TestDriverMove(t *testing.T) {
+	s, root := zfsServer(t, "")
+	s.vaultd("init")
+	s.vaultd("tenant", "add", "alice", "--key", s.home+"/key.pub", "--quota", "64M", "--mode", "versioned")
+	src := t.TempDir() + "/src"
+	tree(t, src)
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	s.vaultd("snapshot", "create", "alice", "before")
+	must(t, os.WriteFile(src+"/big", []byte("another"), 0o644))
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	s.stop()
+	id := s.id("alice")
+
+	if out := s.vaultd("init", "--dataset", root, "--dry-run"); !strings.Contains(out, "former") {
+		t.Errorf("the plan: %s", out)
+	}
+	s.vaultd("init", "--dataset", root, "--yes")
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:two/")) // from where it was
+	s.vaultd("tenant", "move", "alice", "--to-dataset", "--dry-run")
+	out := s.vaultd("tenant", "move", "alice", "--to-dataset")
+	t.Log(out)
+	waits(t, "the next server has the dataset", 2*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:three/", s.home, src)
+	if got := sh(t, "zfs get -Hp -o value refquota %s/%s; ls -d %s/tenants/%[2]s/files/three", root, id, s.dir); !strings.HasPrefix(got, "135266304") {
+		t.Errorf("the dataset: %s", got)
+	}
+	for _, name := range []string{"one", "two", "three"} {
+		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
+		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
+	}
+	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
+	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
+		t.Errorf("the past: %d bytes, %v", len(b), err)
+	}
+	if out := s.vaultd("snapshot", "create", "alice", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
+		t.Errorf("a snapshot after the move: %s", out)
+	}
+	s.vaultd("journal", "verify")
+	s.vaultd("verify")
+	if out := s.vaultd("audit"); !strings.Contains(out, "tenant move") {
+		t.Errorf("the audit log: %s", out)
+	}
+	s.stop()
+
+	// The catalog is lost.
+	must(t, os.Rename(s.dir+"/vaultd.db", s.home+"/lost.db"))
+	s.vaultd("init", "--dataset", root, "--yes")
+	plan := s.vaultd("adopt", root+"/"+id, "--dry-run")
+	t.Log(plan)
+	if !strings.Contains(plan, "versioned, quota 64 MiB") || !strings.Contains(plan, "alice") || !strings.Contains(plan, "not known") {
+		t.Errorf("what adopt shows: %s", plan)
+	}
+	s.vaultd("adopt", root+"/"+id, "--yes", "--with-keys")
+	s.fails("conflict", "adopt", root+"/"+id, "--yes")
+	s.serve()
+	runs(t, s.rsync("-aH", "vault:three/", s.home+"/adopted/"))
+	sh(t, "diff -r --no-dereference %s %s/adopted", src, s.home)
+	runs(t, s.rsync("-aH", src+"/", "vault:four/"))
+
+	// And back into a directory; the dataset stays for the operator.
+	s.vaultd("tenant", "move", "alice", "--to-dir")
+	waits(t, "the next server has the directory", 2*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:five/", s.home, src)
+	sh(t, "ls -d %s/former/%s/files/five; zfs list %s/%[2]s", s.dir, id, root)
+	s.vaultd("verify")
+	s.stop()
+}
