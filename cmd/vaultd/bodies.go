@@ -99,7 +99,7 @@ func (a *app) onZFS() (string, error) { return zfs.MountedOn(filepath.Join(a.dir
 // datasetOf returns a tenant's dataset; mounted tells whether it is mounted in its place. "": the tenant is a directory. It runs no process.
 func (a *app) datasetOf(id string) (dataset string, mounted bool, err error) {
 	root, err := a.onZFS()
-	if err != nil || root == "" {
+	if err != nil || root == "" || a.waits(id) {
 		return "", false, err
 	}
 	dir := filepath.Join(a.dir, "tenants", id)

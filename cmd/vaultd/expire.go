@@ -21,7 +21,6 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/journal"
 	"vaultd/internal/retention"
-	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
 	"vaultd/internal/zfs"
@@ -81,7 +80,7 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 	if err != nil {
 		return err
 	}
-	data, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
+	data, err := x.a.placeOf(t.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

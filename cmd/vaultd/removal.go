@@ -17,7 +17,6 @@ import (
 	"golang.org/x/term"
 
 	"vaultd/internal/retention"
-	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
 )
@@ -109,7 +108,7 @@ func (a *app) nameless(name string) (string, error) {
 	if !found || a.listed(t).State != stateRemoved {
 		return "", nil
 	}
-	if _, err := (store.Directory{Dir: filepath.Join(a.dir, "tenants")}).Path(t.ID); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := a.placeOf(t.ID); !errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(fmt.Errorf("tenant %q was removed, and its dataset is there again: %w", name, tenant.ErrConflict), err)
 	}
 	return t.ID, nil
@@ -172,7 +171,7 @@ func (a *app) tenantVeto() *cobra.Command {
 
 // config is what one tenant's expire is told, whether its dataset is there or not.
 func (x *expirer) config(t tenant.Tenant) retention.Config {
-	dir := filepath.Join(x.a.dir, "tenants", t.ID)
+	dir, _ := x.a.placeOf(t.ID)
 	current := func() (tenant.Retention, error) {
 		now, err := x.current(t)
 		if err == nil && (now.Removal == nil) != (t.Removal == nil) {
@@ -197,7 +196,7 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 	if x.a.listed(t).State == stateRemoved {
 		return true, nil
 	}
-	_, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
+	_, err := x.a.placeOf(t.ID)
 	if err == nil {
 		err = x.emptyPlace(t)
 	}

@@ -34,3 +34,8 @@ func UseMountinfo(t testing.TB, name string) {
 	mountinfo = name
 	t.Cleanup(func() { mountinfo = was })
 }
+
+// Taken reads what the program of TakeEach returned about snapshots of these names.
+func Taken(out string, names ...string) error {
+	return taken(command{tool: "zfs", args: []string{"program"}}, []byte(out), names)
+}

@@ -24,8 +24,15 @@ func zfsServer(t testing.TB, conf string) (s *server, root string) {
 	must(t, os.WriteFile(filepath.Join(s.dir, "vaultd.toml"), []byte("[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 2\nbarrier_interval = \"300ms\"\n"+conf), 0o600))
 	sh(t, "ssh-keygen -q -t ed25519 -N '' -C alice -f %s/key", s.home)
 	t.Cleanup(func() {
-		exec.Command("zfs", "set", "mountpoint=none", root).Run()
-		clean(t, root)
+		if s.cmd != nil && s.cmd.ProcessState == nil { // the test has failed
+			s.cmd.Process.Kill()
+			s.cmd.Wait()
+			time.Sleep(time.Second) // its children end with it
+			t.Logf("the server's log:\n%s", s.log)
+		}
+		if exec.Command("zfs", "list", root).Run() == nil {
+			clean(t, root)
+		}
 	})
 	return s, root
 }
@@ -108,7 +115,7 @@ func TestDriver(t *testing.T) {
 		t.Errorf("the body is of record %s, %s; the journal has %s", seq, head, record)
 	}
 	sh(t, "diff -r --no-dereference %s %s/tenants/%s/.zfs/snapshot/vaultd-%s/files/rsync", src, s.dir, id, short)
-	if out := s.vaultd("snapshot", "create", "alice", "by-hand", "--json"); !strings.Contains(out, `"createtxg"`) || strings.Contains(out, "no_body") {
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "by-hand", "--json"); !strings.Contains(out, `"createtxg"`) || strings.Contains(out, "no_body") {
 		t.Errorf("a manual one: %s", out)
 	}
 	sh(t, "zfs list %s@vaultd-by-hand", ds)
@@ -189,7 +196,7 @@ func TestDriverHelper(t *testing.T) {
 	src := t.TempDir() + "/src"
 	tree(t, src)
 	runs(t, s.rsync("-a", src+"/", "vault:one/"))
-	if out := as("snapshot", "create", "alice", "held", "--json"); !strings.Contains(out, `"createtxg"`) {
+	if out := as("snapshot", "create", "alice", "--name", "held", "--json"); !strings.Contains(out, `"createtxg"`) {
 		t.Errorf("a manual snapshot: %s", out)
 	}
 	sh(t, "zfs holds -H %s/%s@vaultd-held | grep -q vaultd", root, ids["alice"])
@@ -231,7 +238,7 @@ func TestDriverMove(t *testing.T) {
 	tree(t, src)
 	s.serve()
 	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
-	s.vaultd("snapshot", "create", "alice", "before")
+	s.vaultd("snapshot", "create", "alice", "--name", "before")
 	must(t, os.WriteFile(src+"/big", []byte("another"), 0o644))
 	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
 	s.stop()
@@ -258,7 +265,7 @@ func TestDriverMove(t *testing.T) {
 	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
 		t.Errorf("the past: %d bytes, %v", len(b), err)
 	}
-	if out := s.vaultd("snapshot", "create", "alice", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
 		t.Errorf("a snapshot after the move: %s", out)
 	}
 	s.vaultd("journal", "verify")
