@@ -80,7 +80,7 @@ var onlyFrom = []struct {
 	{"github.com/mistifyio/go-zfs/v3", "one package runs zfs(8), with checked names and within its time", []string{"vaultd/internal/zfs"}},
 	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
-	{"unsafe", "nothing but the filter of system calls, and the attacker that tries it, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined"}},
+	{"unsafe", "nothing but the filter of system calls, the attacker that tries it, and SO_PEERGROUPS, which x/sys does not have, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined", "vaultd/internal/admin"}},
 }
 
 type pkg struct {

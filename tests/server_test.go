@@ -32,7 +32,7 @@ type vault struct {
 }
 
 // config suits small disks, and makes crashes lose as little as a test wants to wait for.
-const config = "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
+const config = "[metrics]\nlisten = \"\"\n[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
 
 // newVault makes everything below root and starts nothing. options are tenant add's, for both tenants.
 func newVault(root string, options ...string) (*vault, error) {

@@ -26,6 +26,8 @@ type access struct {
 	// observers are told of each session that has ended, after the state; fixed before the first one begins. They must not wait.
 	observers []func(tenantID string, e push.Event)
 	standing  func(tenantID string) (inventory.Tenant, bool) // nil: nobody knows
+	soft      func(tenantID string) string                   // words for a tenant above its soft quota; nil: nobody knows
+	unwritten func()                                         // told when audit lines could not be written into a journal; nil: nobody asks
 
 	mu       sync.Mutex // guards what follows
 	logins   map[*login]struct{}
@@ -207,7 +209,7 @@ func (a *access) recheck() {
 func (a *access) reload() error {
 	err := a.st.Reload()
 	a.recheck()
-	a.st.Announce(context.Background()) // logs what fails; the catalog's change is made all the same
+	a.announce(context.Background()) // logs what fails; the catalog's change is made all the same
 	return err
 }
 
@@ -215,7 +217,7 @@ func (a *access) reload() error {
 func (a *access) watch(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
-	a.st.Announce(ctx)
+	a.announce(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -225,8 +227,15 @@ func (a *access) watch(ctx context.Context) error {
 			if err := a.settle(); err != nil {
 				return err
 			}
-			a.st.Announce(ctx)
+			a.announce(ctx)
 		}
+	}
+}
+
+// announce writes what is new of the audit log into the journals.
+func (a *access) announce(ctx context.Context) {
+	if err := a.st.Announce(ctx); err != nil && ctx.Err() == nil && a.unwritten != nil {
+		a.unwritten()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"vaultd/internal/appendonly"
 	"vaultd/internal/confine"
+	"vaultd/internal/metrics"
 	"vaultd/internal/tenant"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	Expect   ExpectConfig   `toml:"expect"`
 	Defaults DefaultsConfig `toml:"defaults"`
 	Log      LogConfig      `toml:"log"`
+	Metrics  MetricsConfig  `toml:"metrics"`
 }
 
 // SSHConfig is the [ssh] section. Its limits are no defence against a thief of a key: they keep one
@@ -187,6 +189,21 @@ type LogConfig struct {
 	Level string `toml:"level"`
 }
 
+// MetricsConfig is the [metrics] section: what a Prometheus may read (docs/metrics.md).
+type MetricsConfig struct {
+	// Listen is ADDRESS:PORT for /metrics, which names the tenants. Default "127.0.0.1:9391"; "": nowhere. When the address can not be had, clients are
+	// served all the same, and the status says so. Not trusted: whoever reaches it reads numbers and changes nothing.
+	Listen string `toml:"listen"`
+	// TLSCert and TLSKey are files in PEM, relative to the store's directory, for HTTPS. Default "", HTTP. They are read again at
+	// every reload.
+	TLSCert string `toml:"tls_cert"`
+	TLSKey  string `toml:"tls_key"`
+	// BasicAuth is a file of lines NAME:HASH as "htpasswd -nB" makes them: who may read. Default "", everybody who reaches the address.
+	BasicAuth string `toml:"basic_auth"`
+	// PerTenant says who has series of its own: true (every tenant; default), false (none), or "top:N" (the N that use the most).
+	PerTenant PerTenant `toml:"per_tenant"`
+}
+
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() Config {
 	policy, schedule, keeps := tenant.DefaultPolicy(), tenant.DefaultSchedule(), tenant.DefaultRetention()
@@ -237,7 +254,8 @@ func DefaultConfig() Config {
 			Snapshots:        schedule.Snapshots,
 			PushEndSnapshots: schedule.PushEnd,
 		},
-		Log: LogConfig{Format: "auto", Level: "info"},
+		Log:     LogConfig{Format: "auto", Level: "info"},
+		Metrics: MetricsConfig{Listen: "127.0.0.1:9391", PerTenant: PerTenant{metrics.All()}},
 	}
 }
 

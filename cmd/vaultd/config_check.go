@@ -57,6 +57,7 @@ func (c *Config) check(bad checker) {
 	}
 	c.Defaults.check(bad)
 	oneOf(bad, "log.format", -1, c.Log.Format, []string{"auto", "json", "text"})
+	c.Metrics.check(bad)
 	oneOf(bad, "log.level", -1, c.Log.Level, []string{"debug", "info", "warn", "error"})
 }
 

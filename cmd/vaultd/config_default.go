@@ -66,15 +66,9 @@ spare_slots = 64
 # The user that serves, where it is not the one that runs the commands ("": one for everything). "vaultd init", as root, gives it what it needs.
 user = ""
 
-# A store on ZFS: tenants are datasets below this one, which is mounted at the store's tenants/. "": tenants are directories.
 [zfs]
+# The dataset that holds the tenants' datasets, such as "tank/vaultd" ("vaultd init --pool tank" makes it). Empty: tenants are directories.
 dataset = ""
-# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
-reserve = "5%"
-# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
-scrub = "@monthly"
-# How often the pool is looked at.
-poll = "10s"
 # The socket of "vaultd zfs-helper", which runs zfs as root for a server that is not root. Empty: the server's supervisor runs zfs itself.
 helper = ""
 # What new datasets get: "lz4" or "zstd"; the largest block; a key of its own for each tenant ("on", "off"), and the directory of the
@@ -83,6 +77,12 @@ compression = "lz4"
 recordsize = "128KiB"
 encryption = "off"
 keys = "/etc/vaultd/keys"
+# How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
+reserve = "5%"
+# When everything on the pool is read again (a cron line); "": somebody else starts scrubs.
+scrub = "@monthly"
+# How often the pool is looked at.
+poll = "10s"
 
 [expire]
 # How often what retention lets go of is freed. 0s: never; run "vaultd expire".
@@ -128,4 +128,16 @@ push_end_snapshots = true
 format = "auto"
 # The least that is logged: "debug", "info", "warn" or "error". A refusal is a warning.
 level = "info"
+
+# What a Prometheus may read; it names the tenants. docs/metrics.md has the metrics.
+[metrics]
+# ADDRESS:PORT of /metrics. "": nowhere; "vaultd metrics" prints the same.
+listen = "127.0.0.1:9391"
+# Files in PEM, for HTTPS. "": HTTP. They are read again at every reload.
+tls_cert = ""
+tls_key = ""
+# A file of NAME:HASH lines as "htpasswd -nB" makes them: who may read. "": whoever reaches the address.
+basic_auth = ""
+# Who has series of its own: true (every tenant), false (none) or "top:N" (the N that use the most).
+per_tenant = true
 `

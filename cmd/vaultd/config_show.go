@@ -221,6 +221,11 @@ func (a *app) checkSurroundings(conf *Config, activated bool) error {
 			n.Close()
 		}
 	}
+	if files, ferr := a.scrapeFilesOf(conf.Metrics); ferr != nil {
+		err = errors.Join(err, ferr)
+	} else if _, ferr = files.security(); ferr != nil {
+		err = errors.Join(err, ferr)
+	}
 	if err != nil {
 		return &configError{err}
 	}

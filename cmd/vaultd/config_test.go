@@ -297,7 +297,7 @@ func TestConfigTags(t *testing.T) {
 			}
 		}
 	}
-	if n := reflect.TypeFor[Config]().NumField(); n != 10 {
+	if n := reflect.TypeFor[Config]().NumField(); n != 11 {
 		t.Errorf("%d fields at the top", n)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"vaultd/internal/metrics"
 )
 
 // Size is a number of bytes, in the configuration and in flags.
@@ -51,6 +53,18 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	d.Duration = v
 	return nil
 }
+
+// PerTenant is true, false or "top:N" in a file.
+type PerTenant struct{ metrics.Scope }
+
+// UnmarshalText reads it, with or without quotes.
+func (p *PerTenant) UnmarshalText(text []byte) (err error) {
+	p.Scope, err = metrics.ParseScope(string(text))
+	return err
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (p PerTenant) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // MarshalText writes what UnmarshalText reads.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

@@ -12,19 +12,11 @@ import (
 	"vaultd/internal/zfs"
 )
 
-// ZFSConfig is the [zfs] section: a store whose tenants are datasets.
+// ZFSConfig is the [zfs] section: tenants' datasets on ZFS. Where Dataset is empty, they are directories and nothing else here counts.
 type ZFSConfig struct {
-	// Dataset is the root dataset, mounted at the store's tenants/; each tenant is a child of it. Default "", none: tenants are directories.
-	// Trusted: it says what is looked after.
+	// Dataset is the one that holds the tenants' datasets, such as "tank/vaultd", mounted at tenants/ in the store. Default "", directories.
+	// `vaultd init --pool` makes it and writes this key. Trusted: a server that is pointed at another one finds no tenant there, and says so.
 	Dataset string `toml:"dataset"`
-	// Reserve is how much of the pool stays free, as a share ("5%") or a size: new data is refused below it, before ZFS does, and before a pool that
-	// is full to the last block can not even remove. Reads, locks and restores go on. Default "5%"; store.free_bytes counts, too.
-	Reserve Share `toml:"reserve"`
-	// Scrub is when the whole pool is read again, a cron line as for snapshots. Default "@monthly"; "": scrubs are
-	// started by somebody else, and nobody says that one is overdue.
-	Scrub string `toml:"scrub"`
-	// Poll is how often the pool is looked at. Default 10s. It is also how long a pool that went away may stay unnoticed.
-	Poll Duration `toml:"poll"`
 	// Helper is the socket of `vaultd zfs-helper`, an absolute path: it runs zfs(8) as root for a server that is not. Default "": the
 	// supervisor runs zfs itself, and must be root. Trusted: whoever answers there makes the datasets and takes the snapshots.
 	Helper string `toml:"helper"`
@@ -39,11 +31,18 @@ type ZFSConfig struct {
 	// Keys is the directory of the keys, ID.key, 32 random bytes each, which the helper makes. Default "/etc/vaultd/keys". Only root
 	// may read it; the server never does. Keep a copy off this machine: without its key a dataset is lost, which is also how it is erased.
 	Keys string `toml:"keys"`
+	// Reserve is how much of the pool stays free, as a share ("5%") or a size: new data is refused below it, before ZFS does, and before a pool that
+	// is full to the last block can not even remove. Reads, locks and restores go on. Default "5%"; store.free_bytes counts, too.
+	Reserve Share `toml:"reserve"`
+	// Scrub is when the whole pool is read again, a cron line as for snapshots. Default "@monthly"; "": scrubs are
+	// started by somebody else, and nobody says that one is overdue.
+	Scrub string `toml:"scrub"`
+	// Poll is how often the pool is looked at. Default 10s. It is also how long a pool that went away may stay unnoticed.
+	Poll Duration `toml:"poll"`
 }
 
 func defaultZFS() ZFSConfig {
-	return ZFSConfig{Reserve: Share{Percent: 5}, Scrub: "@monthly", Poll: Duration{10 * time.Second},
-		Compression: "lz4", RecordSize: 128 << 10, Encryption: "off", Keys: "/etc/vaultd/keys"}
+	return ZFSConfig{Compression: "lz4", RecordSize: 128 << 10, Encryption: "off", Keys: "/etc/vaultd/keys", Reserve: Share{Percent: 5}, Scrub: "@monthly", Poll: Duration{10 * time.Second}}
 }
 
 func (z *ZFSConfig) check(bad checker) {

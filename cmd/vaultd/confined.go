@@ -65,7 +65,7 @@ func (a *app) confinedCommand() *cobra.Command {
 // ownsStore refuses to confine root on somebody else's store: without capabilities it is an ordinary user that may not even read it.
 func ownsStore(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(dir, confine.TenantsDir), &st); err != nil {
+	if err := unix.Stat(filepath.Join(dir, confine.ServerDir), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if os.Geteuid() == 0 && st.Uid != 0 {
@@ -82,6 +82,7 @@ type handover struct {
 	lock      *os.File
 	admin     *admin.Listener
 	listeners []*pausable
+	metrics   net.Listener // nil: there is none
 	report    confine.Report
 	spares    *spares
 	pool      *poolWatch // nil: the store is not on ZFS
@@ -168,7 +169,11 @@ func (a *app) serveConfined(ctx context.Context, layout confine.Layout, untried 
 }
 
 func (h *handover) inherit() error {
-	for fd := supervise.FDLock; fd < supervise.FDListen+h.Listeners; fd++ {
+	all := h.Listeners
+	if h.Metrics {
+		all++
+	}
+	for fd := supervise.FDLock; fd < supervise.FDListen+all; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	h.lock = os.NewFile(supervise.FDLock, "lock")
@@ -176,11 +181,15 @@ func (h *handover) inherit() error {
 	if h.admin, err = admin.Inherit(os.NewFile(supervise.FDAdmin, "admin.sock"), h.Group); err != nil {
 		return err
 	}
-	for i := range h.Listeners {
+	for i := range all {
 		f := os.NewFile(uintptr(supervise.FDListen+i), "listener")
 		l, err := net.FileListener(f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
+		}
+		if i == h.Listeners {
+			h.metrics = l
+			continue
 		}
 		tcp, ok := l.(*net.TCPListener)
 		if !ok {
@@ -189,7 +198,7 @@ func (h *handover) inherit() error {
 		h.listeners = append(h.listeners, newPausable(tcp))
 	}
 	if h.Pool {
-		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + h.Listeners))
+		h.pool, err = newPoolWatch(uintptr(supervise.FDListen + all))
 	}
 	return err
 }

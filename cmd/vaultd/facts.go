@@ -17,11 +17,22 @@ import (
 type facts struct {
 	state atomic.Pointer[tenant.State]
 	door  atomic.Pointer[access]
+	count atomic.Pointer[scraping]
 }
 
 // hook has a store tell f.
 func (f *facts) hook(c store.Config) store.Config {
 	c.Seen, c.Verified = f.seen, f.verified
+	c.Read = func(id string, bytes, wrong int64) {
+		if s := f.count.Load(); s != nil {
+			s.read(id, bytes, wrong)
+		}
+	}
+	c.Snapshotted = func(_, _ string, err error) {
+		if s := f.count.Load(); s != nil {
+			s.m.Snapshot("create", 1, err)
+		}
+	}
 	return c
 }
 

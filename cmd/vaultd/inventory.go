@@ -42,8 +42,15 @@ func (o *operations) known(t tenant.Tenant, f inventory.Facts) inventory.Known {
 	if t.Removal != nil {
 		k.Removing = t.Removal.Due
 	}
+	k.Quota.SoftBytes = t.Quota.SoftBytes
 	if o.forecast != nil {
 		k.Forecast = o.forecast(t.ID)
+	}
+	if o.metering != nil {
+		s := o.metering.meter.Soft(t.ID)
+		if k.Quota.Lapsed = s.Lapsed(); s.Exceeded() && s.Grace > 0 {
+			k.Quota.Refused = time.Now().Add(s.Left).UTC().Truncate(time.Minute)
+		}
 	}
 	return k
 }

@@ -54,12 +54,19 @@ func (a *access) notices(k tenant.Key, remote netip.Addr, daily bool) []string {
 		return nil
 	}
 	list := t.Notices(time.Now())
-	if len(list) == 0 || daily && !a.told.first(k.ID, remote, time.Now()) {
+	soft := ""
+	if a.soft != nil {
+		soft = a.soft(t.ID)
+	}
+	if len(list) == 0 && soft == "" || daily && !a.told.first(k.ID, remote, time.Now()) {
 		return nil
 	}
 	var out []string
 	for _, n := range list {
 		out = append(out, clientNotice(n, k.Path != ""))
+	}
+	if soft != "" {
+		out = append(out, soft)
 	}
 	return out
 }

@@ -30,7 +30,8 @@ type liveConfig struct {
 	store  *store.Store
 	door   *sshd.Server
 	verify *restarter
-	expire func() error // has the supervisor start expire again with what the file says
+	expire func() error              // has the supervisor start expire again with what the file says
+	scrape func(MetricsConfig) error // takes over who may read the metrics; files may have changed though their names did not
 	hup    chan os.Signal
 
 	mu     sync.Mutex // guards what follows; held through a reload
@@ -45,14 +46,14 @@ type liveConfig struct {
 // fixed when a log or a vault is opened.
 var restartKeys = []string{"listen", "ssh.host_keys", "ssh.key_exchanges", "ssh.ciphers", "ssh.macs", "ssh.host_key_algorithms", "ssh.public_key_algorithms",
 	"confine", "store.barrier_interval", "store.segment_interval", "store.spare_slots", "store.user", "expire.user", "log.format",
-	"zfs.dataset", "zfs.reserve", "zfs.scrub", "zfs.poll", "zfs.helper", "zfs.compression", "zfs.recordsize", "zfs.encryption", "zfs.keys"}
+	"zfs.dataset", "zfs.helper", "zfs.compression", "zfs.recordsize", "zfs.encryption", "zfs.keys", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
 
 // reloadKeys are in force as soon as they are read; defaults are read by the commands themselves.
 var reloadKeys = []string{"ssh.banner", "ssh.login_grace", "ssh.max_auth_tries", "ssh.pre_auth_per_address", "ssh.pre_auth_total", "ssh.pre_auth_rate", "ssh.ban_max", "ssh.trust_addresses", "ssh.connections_per_tenant",
 	"ssh.sessions_per_connection", "ssh.sessions_per_tenant", "ssh.keepalive", "ssh.keepalive_missed", "ssh.idle", "ssh.session_idle", "ssh.drain",
 	"store.free_bytes", "store.free_inodes", "expire.interval", "expire.cool_down", "verify.every", "verify.rate", "expect.max_age", "log.level",
 	"defaults.mode", "defaults.quota", "defaults.quota_files", "defaults.seal_after", "defaults.resume_window", "defaults.durability", "defaults.snapshots",
-	"defaults.lock", "defaults.keep", "defaults.push_end_snapshots"}
+	"defaults.lock", "defaults.keep", "defaults.push_end_snapshots", "metrics.basic_auth", "metrics.per_tenant"}
 
 // newLiveConfig is that of a server that starts with conf. From here on SIGHUP does not end the process.
 func (a *app) newLiveConfig(conf *Config, log *slog.Logger, level *slog.LevelVar, st *store.Store) *liveConfig {
@@ -163,6 +164,9 @@ func (l *liveConfig) reload(dry bool) (reloadReply, error) {
 func (l *liveConfig) apply(next *Config, changed []string) error {
 	sc := next.sshdConfig(nil)
 	if err := l.door.Adjust(sc.Limits, sc.Banner); err != nil {
+		return err
+	}
+	if err := l.scrape(next.Metrics); err != nil {
 		return err
 	}
 	l.level.Set(logLevel(next.Log.Level))

@@ -97,29 +97,29 @@ func (a *app) initCommand() *cobra.Command {
 	var f initFlags
 	var idle bool
 	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key, and with --pool a dataset on ZFS for its tenants", Args: cobra.NoArgs,
-		Long: "Makes what is missing of a store, and with store.user in the configuration gives each user its part of it: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move).",
+		Long: "Makes what is missing of a store; what is there stays. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move). With store.user in the configuration each user gets its part of the store: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.pool+f.dataset != "" {
-				if err := a.initZFS(cmd.Context(), &f); err != nil || a.dryRun {
+				if err := a.initZFS(cmd.Context(), &f); err != nil {
 					return err
 				}
+				return a.startAfter(cmd.Context(), idle)
 			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
 			}
-			start := !idle && a.startable()
 			if a.dryRun {
-				return a.planInit(a.stdout, conf, start)
+				return a.planInit(a.stdout, conf, !idle && a.startable())
 			}
 			if err := a.initStore(conf); err != nil {
 				return err
 			}
+			if err := a.startAfter(cmd.Context(), idle); err != nil {
+				return err
+			}
 			next := a.self("serve")
-			if start {
-				if err := a.startUnit(cmd.Context()); err != nil {
-					return err
-				}
+			if !idle && a.startable() {
 				next = a.self("status")
 			}
 			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
@@ -195,6 +195,7 @@ func (a *app) hostKeys(conf *Config) ([]gossh.Signer, error) {
 
 func (a *app) serveCommand() *cobra.Command {
 	var listen []string
+	var metricsListen string
 	c := &cobra.Command{Use: "serve", Short: "Serve clients until a signal comes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		conf, err := a.loadConfig()
 		if err != nil {
@@ -203,9 +204,13 @@ func (a *app) serveCommand() *cobra.Command {
 		if len(listen) > 0 {
 			conf.Listen, a.listen = listen, listen
 		}
+		if cmd.Flags().Changed("metrics-listen") {
+			a.metricsListen = &metricsListen
+		}
 		return a.supervise(cmd.Context(), conf, nil)
 	}}
 	c.Flags().StringArrayVar(&listen, "listen", nil, "ADDRESS:PORT (repeat for several; default: the configuration's)")
+	c.Flags().StringVar(&metricsListen, "metrics-listen", "", "ADDRESS:PORT of /metrics; \"\" is nowhere (default: the configuration's)")
 	return c
 }
 
@@ -252,12 +257,14 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	}
 	sc := conf.sshdConfig(keys)
 	sc.Access, sc.Log = acc, log
-	sc.Subsystems = map[string]session.Handler{"sftp": sftp}
+	count := newScraping(st, state, conf.Metrics.PerTenant.Scope, log)
+	known.count.Store(count)
+	sc.Subsystems = map[string]session.Handler{"sftp": count.watch("sftp", sftp)}
 	rs, err := rsync.New(rsync.Config{})
 	if err != nil {
 		return err
 	}
-	sc.Exec = shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}})
+	sc.Exec = count.watch("shell", shell.New(shell.Config{Version: buildVersion(), Programs: map[string]session.Handler{"rsync": rs, "scp": scp.Server{}}}))
 	door, err := sshd.New(sc)
 	if err != nil {
 		return &configError{err}
@@ -275,12 +282,19 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
-				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count()}
+				Waiting: s.PreAuth, Failures: s.Failures, Bans: len(door.Bans()), Abandoned: s.Abandoned, Config: live.status(), Confinement: h.report, SpareSlots: h.spares.count(), Metrics: count.status()}
 		}, door: door, live: live}
 	if h.pool != nil {
 		ops.pool = h.pool.report
 	}
 	acc.standing = ops.standing
+	meter := newMetering(st, state, log)
+	ops.metering, ops.forecast, ops.scraping = meter, meter.forecast, count
+	acc.soft, acc.unwritten, acc.observers = meter.notice, count.m.AuditError, append(acc.observers, count.ended)
+	count.ops, count.health = ops, []*health{&meter.health}
+	if err := count.listen(h, live); err != nil {
+		return err
+	}
 	console := &admin.Server{Calls: ops.calls(), Streams: ops.streams(), ExitCode: exitCode, Log: log}
 
 	ctx, end := context.WithCancel(ctx)
@@ -296,6 +310,8 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	g.Go(func() error { return st.Run(gctx) })
 	g.Go(func() error { return known.settle(gctx, st) })
 	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return meter.run(gctx) })
+	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })

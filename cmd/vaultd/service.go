@@ -33,6 +33,8 @@ type operations struct {
 	// forecast is the day on which a tenant is full, as things go (zero: not known), and pool how the pool is; nil: nobody knows.
 	forecast func(tenantID string) time.Time
 	pool     func() *pool.Report
+	metering *metering           // nil without a server
+	scraping *scraping           // nil without a server
 	server   func() serverStatus // nil without a server
 	reload   func() error
 	door     *sshd.Server // nil without a server
@@ -51,6 +53,8 @@ func (o *operations) calls() map[string]admin.Call {
 		"snapshot.create": admin.Handle(o.takeSnapshot),
 		"versions":        admin.Handle(o.versions),
 		"usage":           admin.Handle(o.usage),
+		"usage.bill":      admin.Handle(o.bill),
+		"usage.standings": admin.Handle(o.standings),
 		"journal.verify":  admin.Handle(o.verifyJournal),
 		"journal.rebuild": admin.Handle(o.rebuildIndex),
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
@@ -75,6 +79,7 @@ func (o *operations) streams() map[string]admin.Stream {
 	return map[string]admin.Stream{
 		"restore":        admin.HandleStream(o.restore),
 		"pushes":         admin.HandleStream(o.pushes),
+		"metrics":        admin.HandleStream(o.metrics),
 		"verify":         admin.HandleStream(o.verifyContents),
 		"journal.export": admin.HandleStream(o.exportJournal),
 		"incident.full":  admin.HandleStream(o.incidentFull),

@@ -32,6 +32,7 @@ type serverStatus struct {
 
 	Confinement confine.Report `json:"confinement"`
 	SpareSlots  int            `json:"spare_slots"` // tenants that can still come before the server starts again
+	Metrics     metricsStatus  `json:"metrics"`
 }
 
 // statusReply is everything that `vaultd status` judges. It comes of the inventory: no vault is opened for it.
@@ -42,7 +43,8 @@ type statusReply struct {
 	Summary inventory.Summary `json:"summary"`
 	Time    time.Time         `json:"time"`
 	Pool    *pool.Report      `json:"pool,omitempty"` // absent when no server runs, and where the store is not on ZFS
-	Verdict verdictReply      `json:"verdict"`        // of all
+	Quotas  commitment        `json:"quotas"`
+	Verdict verdictReply      `json:"verdict"` // of all
 }
 
 type verdictReply struct {
@@ -61,7 +63,7 @@ func (o *operations) status(context.Context, struct{}) (statusReply, error) {
 	if err != nil {
 		return statusReply{}, err
 	}
-	out := statusReply{Dir: o.st.Dir, Time: inv.Time, Pool: inv.Pool, Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
+	out := statusReply{Dir: o.st.Dir, Time: inv.Time, Pool: inv.Pool, Quotas: o.committed(), Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
 	if o.server != nil {
 		s := o.server()
 		out.Server = &s
@@ -222,6 +224,9 @@ func (s *statusReply) judge() {
 	if s.Server != nil && s.Server.Config != nil && !s.Server.Config.OK {
 		say(expect.Warning, "the last reload of the configuration, at %s, failed: vaultd check", stamp(s.Server.Config.Tried))
 	}
+	if s.Server != nil && s.Server.Metrics.Error != "" {
+		say(expect.Warning, "metrics are not served: %s", s.Server.Metrics.Error)
+	}
 	if stuck > 0 {
 		say(expect.Warning, "of %d of %d tenants nothing more is freed: see below, and vaultd expire --dry-run", stuck, sum.Tenants)
 	}
@@ -261,6 +266,9 @@ func (s *statusReply) show(w io.Writer) {
 		for _, p := range s.Pool.Problems {
 			fmt.Fprintf(w, "pool %s: %s since %s: %s\n  -> %s\n", s.Pool.Pool, p.State, stamp(p.Since), p.Words, p.Do)
 		}
+	}
+	if s.Quotas.Ratio > 1 {
+		fmt.Fprintf(w, "quotas: %s\n", s.Quotas)
 	}
 	var rows [][]string
 	for i := range s.Tenants {

@@ -52,7 +52,9 @@ type supervisor struct {
 
 	listeners []net.Listener
 	admin     *admin.Listener
-	inherit   []*os.File // from supervise.FDLock on
+	metrics   net.Listener // nil: there is none
+	unmetered string       // why, where there should be one
+	inherit   []*os.File   // from supervise.FDLock on
 	layout    confine.Layout
 	ready     func(addrs []string) error
 	stop      func()      // ends all as a signal does
@@ -160,7 +162,30 @@ func (s *supervisor) prepare(ctx context.Context) error {
 		}
 		s.inherit = append(s.inherit, f)
 	}
-	return nil
+	return s.listenMetrics()
+}
+
+// listenMetrics takes the address of the metrics. That it can not be had is no reason to take no backups.
+func (s *supervisor) listenMetrics() error {
+	addr := s.conf.Metrics.Listen
+	if s.a.metricsListen != nil {
+		addr = *s.a.metricsListen
+	}
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		s.unmetered = err.Error()
+		s.log.Error("metrics are not served", "error", s.unmetered)
+		return nil
+	}
+	s.metrics = l
+	f, err := l.(*net.TCPListener).File()
+	if err == nil {
+		s.inherit = append(s.inherit, f)
+	}
+	return err
 }
 
 // listen takes the addresses, or the sockets that the service manager made (sd_listen_fds(3)).
@@ -197,11 +222,14 @@ func (s *supervisor) hangUp() error {
 	if s.admin != nil {
 		errs = append(errs, s.admin.Close())
 	}
+	if s.metrics != nil {
+		errs = append(errs, s.metrics.Close())
+	}
 	for len(s.inherit) > 1 { // but the lock
 		errs = append(errs, s.inherit[1].Close())
 		s.inherit = slices.Delete(s.inherit, 1, 2)
 	}
-	s.listeners, s.admin = nil, nil
+	s.listeners, s.admin, s.metrics = nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -266,17 +294,16 @@ type begun struct {
 	Boot      string        `json:"boot"`
 	Mode      confine.Mode  `json:"mode"`
 	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"` // how often it says that it is; 0: never
-	Pool      bool          `json:"pool"`  // news of it come over one more descriptor, behind the listeners'
-	Group     int           `json:"group"` // that may give commands; admin.NoGroup: none
+	Alive     time.Duration `json:"alive"`     // how often it says that it is; 0: never
+	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
+	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
+	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
+	Group     bool          `json:"group"`     // may give commands, too: see package admin
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	var began pool.Report
-	if s.care != nil {
-		began = s.care.Report()
-	}
+	began := s.poolBefore()
 	s.layout.Bare, s.untried = began.Out, began.Out
 	if !began.Out {
 		if err := s.prepareDatasets(ctx); err != nil {
@@ -292,7 +319,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	cmd.Args[0] = "vaultd"
 	cmd.Stdout, cmd.Stderr, cmd.Env = s.a.stdout, s.a.stderr, childEnviron()
 	cmd.ExtraFiles = append([]*os.File{there}, s.inherit...)
-	listeners := len(cmd.ExtraFiles) - (supervise.FDListen - supervise.FDControl)
+	listeners := len(s.listeners)
 	stopNews, err := s.passNews(cmd)
 	if err != nil {
 		return false, errors.Join(err, there.Close())
@@ -408,8 +435,9 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Group: group}, nil
+				Alive: every / 3, Group: group, Metrics: s.metrics != nil, Unmetered: s.unmetered}, nil
 		},
+		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {
 			path, text, err := readConfig(s.a.dir, s.a.config)
 			return configFile{path, text, text != nil}, err

@@ -47,7 +47,7 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 	if err != nil {
 		return nil, err
 	}
-	uid, gid, err := a.storeOwner(conf)
+	uid, gid, err := a.storeOwner()
 	if err != nil {
 		return nil, err
 	}
@@ -81,16 +81,6 @@ func (a *app) driver(conf *Config, verbs zfshelper.Verbs) (*store.ZFS, error) {
 func (a *app) waits(id string) bool {
 	_, err := os.Lstat(filepath.Join(a.dir, confine.FormerDir, id))
 	return !errors.Is(err, fs.ErrNotExist)
-}
-
-// placeOf is where a tenant's dataset is, for who works beside the server; the error is fs.ErrNotExist where there is none.
-func (a *app) placeOf(id string) (string, error) {
-	path := filepath.Join(a.dir, confine.TenantsDir, id)
-	if a.waits(id) {
-		path = filepath.Join(a.dir, confine.FormerDir, id)
-	}
-	_, err := os.Lstat(path)
-	return path, err
 }
 
 // tenantsNow is the catalog as it is; nobody, when it can not be read.

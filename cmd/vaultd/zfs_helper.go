@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -34,7 +33,7 @@ func (a *app) zfsHelperCommand() *cobra.Command {
 }
 
 func (a *app) serveZFS(ctx context.Context, conf *Config, log *slog.Logger) error {
-	uid, gid, err := a.storeOwner(conf)
+	uid, gid, err := a.storeOwner()
 	if err != nil {
 		return err
 	}
@@ -123,17 +122,4 @@ func keepAlive(ctx context.Context) {
 			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 		}
 	}
-}
-
-// storeOwner is whose the tenants' datasets are: the server's user.
-func (a *app) storeOwner(conf *Config) (uid, gid int, err error) {
-	if conf.Store.User != "" {
-		u, err := lookUp("store.user", conf.Store.User)
-		return u.uid, u.gid, err
-	}
-	st, err := statOwner(a.dir)
-	if err != nil {
-		return 0, 0, &os.PathError{Op: "stat", Path: a.dir, Err: err}
-	}
-	return int(st.Uid), int(st.Gid), nil
 }

@@ -239,7 +239,11 @@ func (a *app) configPath() string {
 	if a.config != "" {
 		return a.config
 	}
-	return filepath.Join(a.dir, ConfigName)
+	path := filepath.Join(a.dir, ConfigName)
+	if real, err := filepath.EvalSymlinks(path); err == nil { // the package has it in /etc
+		return real
+	}
+	return path
 }
 
 var (

@@ -76,13 +76,15 @@ type FS struct {
 	mu       sync.Mutex // guards what follows
 	uploads  map[*Upload]struct{}
 	instants map[string]Seq // relative times, resolved once
+	snaps    map[string]Seq // snapshots by name, where they were last
+	latestAt Seq            // the newest record when snaps["latest"] was
 	closed   bool
 }
 
 // Session begins a session. Its FS must be closed.
 func (v *Vault) Session(who Who) *FS {
 	v.sessions.Add(1)
-	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{},
+	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}, snaps: map[string]Seq{},
 		count: counting{watch: v.Policy().Watch}}
 }
 

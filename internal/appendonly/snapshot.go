@@ -46,6 +46,7 @@ func (v *Vault) snapshot(ctx context.Context, name, kind string, stand bool) (Sn
 // everything else that would be journaled waits, while bytes of uploads and reading go on. So whoever looks at the volume meanwhile sees what
 // the journal says of this instant. move reports whether they stood until now; it must be called, and may be twice.
 func (v *Vault) Stand(ctx context.Context, name, kind string, most time.Duration) (info SnapshotInfo, move func() bool, err error) {
+	v.settle() // most of what is done below, while names still move
 	v.naming.Lock()
 	info, err = v.snapshot(ctx, name, kind, true)
 	if err != nil {
@@ -69,6 +70,7 @@ func (v *Vault) Stand(ctx context.Context, name, kind string, most time.Duration
 			v.cfg.Log.Error("names stood still for as long as they may and move again", "snapshot", name, "for", most.String())
 		}
 	})
+	v.settle() // attributes that came after their file was closed are on the disk then: whoever looks at the volume has them from there
 	return info, func() bool { timer.Stop(); return free() }, nil
 }
 

@@ -78,6 +78,9 @@ type Space struct {
 	Used, Limit int64 // bytes
 	Files, Most int64
 	Forecast    time.Time // when it will be full, as things go; zero: not known, or never
+	Soft        int64     // bytes above which the operator wants to be told
+	Refused     time.Time // while above Soft: when nothing more is taken; zero: that is not limited
+	Lapsed      bool      // that has come
 }
 
 // Horizon is how far ahead a forecast is a warning.
@@ -93,8 +96,14 @@ func margin(limit int64) int64 { return min(limit/100, 64<<20) }
 func JudgeSpace(s Space, now time.Time) Verdict {
 	v := Verdict{State: OK}
 	switch {
+	case s.Soft > 0 && s.Used > s.Soft && s.Lapsed:
+		v.State, v.Level, v.Why = Full, Critical, "above the soft quota for longer than its grace: nothing more is taken"
 	case s.Limit > 0 && s.Used >= s.Limit-margin(s.Limit), s.Most > 0 && s.Files >= s.Most:
 		v.State, v.Level, v.Why = Full, Critical, "the quota is used up"
+	case s.Soft > 0 && s.Used > s.Soft && !s.Refused.IsZero():
+		v.State, v.Level, v.Due, v.Why = FullSoon, Warning, s.Refused, "above the soft quota: nothing more is taken from "+stamp(s.Refused)+" on"
+	case s.Soft > 0 && s.Used > s.Soft:
+		v.State, v.Level, v.Why = FullSoon, Warning, "above the soft quota"
 	case !s.Forecast.IsZero() && s.Forecast.Sub(now) < Horizon:
 		v.State, v.Level, v.Due, v.Why = FullSoon, Warning, s.Forecast, "full on "+s.Forecast.UTC().Format(time.DateOnly)
 	case s.Limit > 0 && float64(s.Used) >= nearly*float64(s.Limit):

@@ -48,6 +48,9 @@ type Quota struct {
 	Files int64 `json:"files"`
 	// SoftBytes is where its operator wants to be told; 0: none.
 	SoftBytes int64 `json:"soft_bytes,omitempty"`
+	// Refused is from when on nothing more is taken above SoftBytes, while the tenant is; Lapsed that it has come.
+	Refused time.Time `json:"soft_refused,omitzero"`
+	Lapsed  bool      `json:"soft_lapsed,omitempty"`
 }
 
 // Facts are what is known of a tenant beside the catalog. They are persisted.

@@ -46,7 +46,7 @@ func (k *Known) judged(now time.Time, common expect.Rule) Tenant {
 		t.MaxAge = common.MaxAge
 	}
 	t.Verdicts = append(t.Verdicts, expect.JudgeSpace(expect.Space{Used: t.Usage.Used(), Limit: t.Quota.Bytes, Files: t.Usage.Files, Most: t.Quota.Files,
-		Forecast: t.Forecast}, now))
+		Forecast: t.Forecast, Soft: t.Quota.SoftBytes, Refused: t.Quota.Refused, Lapsed: t.Quota.Lapsed}, now))
 	t.Verdict = expect.Worst(t.Verdicts)
 	return t
 }

@@ -43,7 +43,7 @@ var (
 	denied          = Metric{"vaultd_denied_operations_total", Counter, []string{"tenant", "protocol", "operation"}, "Requests that a promise, a role or a quota refused."}
 	authFailures    = Metric{"vaultd_auth_failures_total", Counter, []string{"reason"}, "Connections that ended without a login."}
 	sessions        = Metric{"vaultd_sessions", Gauge, []string{"protocol"}, "Sessions that are open."}
-	sessionsTotal   = Metric{"vaultd_sessions_total", Counter, []string{"protocol"}, "Sessions that were opened."}
+	sessionsTotal   = Metric{"vaultd_sessions_total", Counter, []string{"protocol"}, "Sessions that have ended."}
 	snapshots       = Metric{"vaultd_tenant_snapshots", Gauge, []string{"tenant"}, "Snapshots."}
 	lastSnapshot    = Metric{"vaultd_tenant_last_snapshot_timestamp_seconds", Gauge, []string{"tenant"}, "When the newest snapshot was taken; 0: there is none."}
 	oldestSnapshot  = Metric{"vaultd_tenant_oldest_snapshot_timestamp_seconds", Gauge, []string{"tenant"}, "When the oldest snapshot was taken, how far back a restore reaches; 0: there is none."}
@@ -75,6 +75,9 @@ func Catalogue() []Metric { return append([]Metric{}, catalogueInCode...) }
 
 // other stands for what is on no list.
 const other = "other"
+
+// usual are the protocols that always have a series.
+var usual = []string{"sftp", "rsync", "scp", "shell"}
 
 // The values that labels may have.
 var (

@@ -39,13 +39,13 @@ type serverCollector struct {
 	describing
 	m *Metrics
 
-	start, reloadOK, reloaded, failures, ok, took, at *prometheus.Desc
+	start, reloadOK, reloaded, failures, sessions, ok, took, at *prometheus.Desc
 }
 
 func newServerCollector(m *Metrics) *serverCollector {
-	c := &serverCollector{m: m, start: describe(startTime), reloadOK: describe(reloadOK), reloaded: describe(reloadTime), failures: describe(authFailures),
+	c := &serverCollector{m: m, start: describe(startTime), reloadOK: describe(reloadOK), reloaded: describe(reloadTime), failures: describe(authFailures), sessions: describe(sessions),
 		ok: describe(collectorOK), took: describe(collectorTook), at: describe(collectorAt)}
-	c.describing = describing{c.start, c.reloadOK, c.reloaded, c.failures, c.ok, c.took, c.at}
+	c.describing = describing{c.start, c.reloadOK, c.reloaded, c.failures, c.sessions, c.ok, c.took, c.at}
 	return c
 }
 
@@ -65,6 +65,16 @@ func (c *serverCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		for _, reason := range reasons.words {
 			ch <- prometheus.MustNewConstMetric(c.failures, prometheus.CounterValue, float64(count[reason]), reason)
+		}
+		open := map[string]int{}
+		for _, p := range usual {
+			open[p] = 0
+		}
+		for p, n := range s.Sessions {
+			open[protocols.or(p, other)] += n
+		}
+		for p, n := range open {
+			gauge(c.sessions, float64(n), p)
 		}
 	}
 	if c.m.src.Collectors != nil {

@@ -25,6 +25,7 @@ type Process struct {
 	ReloadOK bool
 	Reloaded time.Time        // when the configuration in force was read
 	Failures map[string]int64 // connections that ended without a login, by reason; other reasons than those of the catalogue count as "protocol"
+	Sessions map[string]int   // open now, by protocol
 }
 
 // Tenant is what is shown of a tenant.
@@ -79,7 +80,6 @@ type Metrics struct {
 
 	pushes, pushBytes, pushFiles, restored, denied, verifyBytes, verifyErrors *prometheus.CounterVec // with the label tenant
 	sessionsTotal, snapshotOps                                                *prometheus.CounterVec
-	sessions                                                                  *prometheus.GaugeVec
 	duration, size                                                            *prometheus.HistogramVec
 	auditErrors                                                               prometheus.Counter
 }
@@ -95,7 +95,6 @@ func New(src Sources, scope Scope) *Metrics {
 	}
 	m := &Metrics{src: src, reg: prometheus.NewRegistry(), pushes: counter(pushes), pushBytes: counter(pushBytes), pushFiles: counter(pushFiles), restored: counter(restoreBytes),
 		denied: counter(denied), verifyBytes: counter(verifyBytes), verifyErrors: counter(verifyErrors), sessionsTotal: counter(sessionsTotal), snapshotOps: counter(snapshotOps),
-		sessions:    prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: sessions.Name, Help: sessions.Help}, sessions.Labels),
 		duration:    histogram(pushDuration, durationBuckets),
 		size:        histogram(pushSize, sizeBuckets()),
 		auditErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: auditErrors.Name, Help: auditErrors.Help})}
@@ -104,12 +103,11 @@ func New(src Sources, scope Scope) *Metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: buildInfo.Name, Help: buildInfo.Help,
 		ConstLabels: prometheus.Labels{"version": src.Version, "revision": src.Revision, "goversion": runtime.Version()}})
 	info.Set(1)
-	m.reg.MustRegister(info, m.pushes, m.pushBytes, m.pushFiles, m.restored, m.denied, m.verifyBytes, m.verifyErrors, m.sessionsTotal, m.snapshotOps, m.sessions,
+	m.reg.MustRegister(info, m.pushes, m.pushBytes, m.pushFiles, m.restored, m.denied, m.verifyBytes, m.verifyErrors, m.sessionsTotal, m.snapshotOps,
 		m.duration, m.size, m.auditErrors, newServerCollector(m), newPoolCollector(m),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, p := range []string{"sftp", "rsync", "scp", "shell"} { // so that the first one is an increase
+	for _, p := range usual { // so that the first one is an increase
 		m.sessionsTotal.WithLabelValues(p)
-		m.sessions.WithLabelValues(p)
 	}
 	for _, r := range []string{"ok", "failed"} {
 		m.snapshotOps.WithLabelValues("create", r)
@@ -159,14 +157,7 @@ func operationOf(op string) string {
 	return operations.or(op, other)
 }
 
-// Open counts a session as open until the returned function is called, once.
-func (m *Metrics) Open(protocol string) (closed func()) {
-	g := m.sessions.WithLabelValues(protocols.or(protocol, other))
-	g.Inc()
-	return g.Dec
-}
-
-// Session counts a session.
+// Session counts a session that has ended.
 func (m *Metrics) Session(protocol string) {
 	m.sessionsTotal.WithLabelValues(protocols.or(protocol, other)).Inc()
 }

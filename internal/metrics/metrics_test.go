@@ -54,7 +54,7 @@ func busy(list ...metrics.Tenant) *metrics.Metrics {
 func sources(list func() []metrics.Tenant) metrics.Sources {
 	return metrics.Sources{Version: "1.2.3", Revision: "abc", Tenants: list,
 		Process: func() metrics.Process {
-			return metrics.Process{Started: epoch, ReloadOK: true, Reloaded: epoch, Failures: map[string]int64{"unknown_key": 2, "grace": 1}}
+			return metrics.Process{Started: epoch, ReloadOK: true, Reloaded: epoch, Failures: map[string]int64{"unknown_key": 2, "grace": 1}, Sessions: map[string]int{"sftp": 2, "x": 1, "y": 2}}
 		},
 		Pools: func() []metrics.Pool {
 			return []metrics.Pool{{Name: "tank", State: "online", Size: 100, Allocated: 60, Free: 40, Fragmentation: 0.1, Scrubbed: epoch, Errors: map[string]uint64{"read": 1}}}
@@ -111,7 +111,7 @@ func TestValues(t *testing.T) {
 		`vaultd_push_files_total{protocol="rsync",tenant="acme"} 10`, `vaultd_restore_bytes_total{protocol="sftp",tenant="acme"} 5`,
 		`vaultd_denied_operations_total{operation="remove",protocol="sftp",tenant="acme"} 3`, `vaultd_push_duration_seconds_bucket{protocol="rsync",result="ok",le="60"} 2`,
 		`vaultd_push_size_bytes_bucket{protocol="rsync",result="ok",le="1.073741824e+09"} 2`, `vaultd_auth_failures_total{reason="unknown_key"} 2`,
-		`vaultd_auth_failures_total{reason="protocol"} 1`, `vaultd_auth_failures_total{reason="revoked"} 0`, `vaultd_sessions_total{protocol="sftp"} 1`,
+		`vaultd_auth_failures_total{reason="protocol"} 1`, `vaultd_auth_failures_total{reason="revoked"} 0`, `vaultd_sessions_total{protocol="sftp"} 1`, `vaultd_sessions{protocol="sftp"} 2`, `vaultd_sessions{protocol="rsync"} 0`, `vaultd_sessions{protocol="other"} 3`,
 		`vaultd_start_time_seconds 1.7956008e+09`, `vaultd_config_last_reload_successful 1`, `vaultd_pool_health{pool="tank",state="online"} 1`,
 		`vaultd_pool_health{pool="tank",state="degraded"} 0`, `vaultd_pool_fragmentation_ratio{pool="tank"} 0.1`, `vaultd_pool_errors{pool="tank",type="read"} 1`,
 		`vaultd_collector_success{collector="inventory"} 1`, `vaultd_audit_log_errors_total 0`,
@@ -214,7 +214,6 @@ func TestCardinality(t *testing.T) {
 				m.Verified(tenant, 1, 1)
 			}
 			m.Session(name)
-			m.Open(name)
 			m.Snapshot(name, 1, fmt.Errorf("%s", name))
 		}
 	}

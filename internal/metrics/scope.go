@@ -35,6 +35,9 @@ func ParseScope(s string) (Scope, error) {
 	return Scope{}, fmt.Errorf(`per_tenant %q: want true, false or "top:N" with N from 1`, s)
 }
 
+// Equal reports whether two scopes are the same.
+func (s Scope) Equal(o Scope) bool { return s == o }
+
 // String is what ParseScope reads.
 func (s Scope) String() string {
 	if s.top > 0 {

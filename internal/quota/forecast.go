@@ -21,22 +21,20 @@ type Level struct {
 	Bytes int64
 }
 
-// Forecast says when a tenant that uses used now will have used limit, going by its last 28 days: past has what was used on each of
-// them, in any order, days of which nothing is known left out. ok is false when it does not fill up within Horizon, when there is no
-// limit (0), or when fewer than five days are known. What is full already is full now.
-//
-// The growth of a day is the median of the growths between all pairs of days (the estimator of Theil and Sen): the first full
-// backup, a day's flood, or a clean-up do not move it, as long as most days are ordinary. A tenant that is filled in steps, such as a full
-// backup every week, is right on the whole and early or late by up to a step.
+// Forecast says when a tenant that uses used now will have used limit, going by its last 28 days: it is FullOn by their Growth.
 func Forecast(past []Level, used, limit int64, now time.Time) (full time.Time, ok bool) {
+	return FullOn(Growth(past, now), used, limit, now)
+}
+
+// FullOn says when what is used, and grows by so many bytes a day, reaches limit. ok is false when that is not within Horizon, or when there is no limit
+// (0). What is full already is full now.
+func FullOn(growth float64, used, limit int64, now time.Time) (full time.Time, ok bool) {
 	switch {
 	case limit <= 0:
 		return time.Time{}, false
 	case used >= limit:
 		return now, true
-	}
-	growth := dailyGrowth(past, now)
-	if growth <= 0 {
+	case growth <= 0:
 		return time.Time{}, false
 	}
 	left := float64(limit-used) / growth * 24 * float64(time.Hour)
@@ -46,8 +44,13 @@ func Forecast(past []Level, used, limit int64, now time.Time) (full time.Time, o
 	return now.Add(time.Duration(left)), true
 }
 
-// dailyGrowth is in bytes a day; 0 when too little is known.
-func dailyGrowth(past []Level, now time.Time) float64 {
+// Growth is by how many bytes a tenant grows a day: past has what was used on each of the last 28 days, in any order, days of
+// which nothing is known left out. It is 0 when fewer than five days are known.
+//
+// The growth of a day is the median of the growths between all pairs of days (the estimator of Theil and Sen): the first full
+// backup, a day's flood, or a clean-up do not move it, as long as most days are ordinary. A tenant that is filled in steps, such as a full
+// backup every week, is right on the whole and early or late by up to a step.
+func Growth(past []Level, now time.Time) float64 {
 	today := dayOf(now)
 	byDay := map[int64]int64{}
 	for _, l := range past {

@@ -67,7 +67,7 @@ func TestMeterSumsDays(t *testing.T) {
 	m := quota.NewMeter(nil, s.load(t))
 	m.Observe(noon, 0, live(1000))
 	now := minutes(m, noon, 6*60, live(1000)) // until 18:00
-	now = minutes(m, now, 12*60, live(3000))  // until 06:00 of the next day
+	minutes(m, now, 12*60, live(3000))        // until 06:00 of the next day
 	s.keep(t, m)
 	d := s.day(t, "2026-11-25")
 	// The step from 1000 to 3000 counts as a slope of a minute.
@@ -77,7 +77,6 @@ func TestMeterSumsDays(t *testing.T) {
 	if d := s.day(t, "2026-11-26"); d.Measured != 6*time.Hour || d.Mean.Live != 3000 {
 		t.Errorf("the second day: %+v", d)
 	}
-	_ = now
 }
 
 // A restart within a day goes on where it was; what no server saw is not measured.

@@ -43,6 +43,8 @@ type Session struct {
 	Log     *slog.Logger // carries tenant, proto, remote, session
 	// Notices are what the vault's owner ought to know: what the operator is about to change. nil: nothing.
 	Notices func() []string
+	// OnRefused, when not nil, is told of each error that Refused is. It must not wait.
+	OnRefused func(error)
 	// Own is how the vault stands, as far as its owner may know; false: it is not known. nil: nobody knows.
 	Own func() (inventory.Own, bool)
 
@@ -66,6 +68,17 @@ func (s *Session) Reported() push.Report {
 	return s.report
 }
 
+// CommandError refuses a command line.
+type CommandError struct {
+	Command string // as it may be shown
+	Why     string
+}
+
+// Error is fit for clients.
+func (e *CommandError) Error() string {
+	return fmt.Sprintf("exec %s: %s. See: ssh HOST help", e.Command, e.Why)
+}
+
 // ExitError ends a session with an exit status other than 0 or 1.
 type ExitError struct{ Code int }
 
@@ -81,6 +94,9 @@ func (s *Session) Refused(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refused++
+	if s.OnRefused != nil {
+		s.OnRefused(err)
+	}
 	s.Log.Warn("refused", "error", err.Error())
 	if s.refused <= maxRefusals {
 		fmt.Fprintf(s.Stderr, "vaultd: refused: %v\r\n", err)

@@ -312,7 +312,7 @@ func (r *runner) command(ctx context.Context, s *simple, in io.Reader, out io.Wr
 
 // unknown refuses a command.
 func (r *runner) unknown(command, why string) error {
-	r.Refused(fmt.Errorf("exec %s: %s. See: ssh HOST help", quoteCommand(command), why))
+	r.Refused(&session.CommandError{Command: quoteCommand(command), Why: why})
 	return &session.ExitError{Code: exitUnknown}
 }
 

@@ -19,7 +19,8 @@ import (
 // Access decides who may come in. Its methods are called by many goroutines.
 type Access interface {
 	// Offered says why key could not log in as user: nil when it could. Nobody has proven to have it: the answer must
-	// have no effect, and the client sees no difference between errors, whose text goes to the log. With noTouch a
+	// have no effect, and the client sees no difference between errors, whose text goes to the log. One with FailureReason() string says for
+	// Stats what is wrong: "unknown_user", "unknown_key", or else that the key was somebody's. With noTouch a
 	// security key's signature may do without a touch, for as long as Verified says so too.
 	Offered(user string, key gossh.PublicKey, remote netip.Addr) (noTouch bool, err error)
 	// Verified logs in whoever has just proven to have key, which may be a *gossh.Certificate; what that says is for
@@ -115,6 +116,10 @@ func (s *Server) offered(ctx ssh.Context, key ssh.PublicKey) bool {
 		noTouch, err = s.cfg.Access.Offered(user, key, c.remote.Addr())
 	}
 	if err != nil {
+		var r interface{ FailureReason() string }
+		if errors.As(err, &r) {
+			c.reason = r.FailureReason()
+		}
 		if len(c.why) < maxWhy {
 			c.why = append(c.why, oneLine(err.Error()))
 		}

@@ -58,6 +58,7 @@ type conn struct {
 	tries   int      // attempts that failed
 	lastKey string   // fingerprint of the last key offered
 	why     []string // why offered keys would not do, of the log only; bounded by maxWhy
+	reason  string   // why the last key offered would not do, where Access has a word for it
 	refused error    // why a verified key was not let in
 	failure error    // of the handshake
 

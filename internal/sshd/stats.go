@@ -32,10 +32,11 @@ const (
 	failGrace           // took too long
 	failProtocol        // no agreement on algorithms, or not SSH at all
 	failLimited         // closed at accept
+	failUser            // named a user that nobody is
 	numFails
 )
 
-var failNames = [numFails]string{"unknown_key", "refused", "grace", "protocol", "rate_limited"}
+var failNames = [numFails]string{"unknown_key", "refused", "grace", "protocol", "rate_limited", "unknown_user"}
 
 type counters struct {
 	sessions, total, panics, dead, abandoned atomic.Int64
@@ -84,6 +85,13 @@ func (s *Server) report(c *conn) {
 		reason, cost = failRefused, costAuth
 	case c.tries > 0 || errors.As(c.failure, &auth):
 		reason, cost = failKey, costAuth
+		switch c.reason {
+		case "", "unknown_key":
+		case "unknown_user":
+			reason = failUser
+		default: // a key that somebody has, or had
+			reason = failRefused
+		}
 	}
 	s.stats.fails[reason].Add(1)
 	if errors.Is(context.Cause(c.ctx), errDraining) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"time"
 
 	"vaultd/internal/appendonly"
 )
@@ -26,8 +27,20 @@ func (s *Store) teller(id string, v *appendonly.Vault) func() {
 	}
 }
 
+// Told is when what open vaults look like was last told of, all of it; zero: not yet.
+func (s *Store) Told() time.Time {
+	if t := s.told.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
+
 // tellAll tells of all open vaults.
 func (s *Store) tellAll() {
+	defer func() {
+		now := time.Now()
+		s.told.Store(&now)
+	}()
 	for _, sl := range s.openSlots() {
 		sl.mu.Lock()
 		if sl.told != nil {

@@ -93,18 +93,15 @@ type Config struct {
 	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
 	Seen     func(id string, v *appendonly.Vault)
 	Verified func(id string, v Verification)
-	Boot     string // of the machine, as BootID says; "": Open asks
+	// Read is told, while a verification goes on, what was read again since the last time and what of that was wrong; Snapshotted of each snapshot that
+	// was taken, or was not. They must not wait. nil: nobody asks.
+	Read        func(id string, bytes, wrong int64)
+	Snapshotted func(id, kind string, err error)
+	Boot        string // of the machine, as BootID says; "": Open asks
 	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
-	// that storage, which may hang. Mounted says it, too, and is asked before a dataset is looked at. nil: it always can.
-	Available, Mounted func(id string) error
-	// Space says what is free for all tenants together; nil: what the dataset says that wants to write, which is right unless datasets have quotas.
-	Space func() (appendonly.Space, error)
+	// that storage, which may hang. nil: it always can.
+	Available func(id string) error
 }
-
-// UnavailableError says that the storage of a tenant is not there, or does not answer. Its text is fit for clients. What was acknowledged is on it.
-type UnavailableError struct{ Why string }
-
-func (e *UnavailableError) Error() string { return "storage is not available; try again later" }
 
 // ErrInUse says that another process has the store's datasets.
 var ErrInUse = errors.New("store is in use by another process")
@@ -125,8 +122,9 @@ type Store struct {
 
 	snap atomic.Pointer[tenant.Snapshot] // the catalog as of the last Reload
 
-	announcing sync.Mutex // one Announce at a time
-	lapsed     sync.Map   // ids of tenants that were above their soft limit for too long
+	announcing sync.Mutex                // one Announce at a time
+	told       atomic.Pointer[time.Time] // when tellAll came to its end
+	lapsed     sync.Map                  // ids of tenants that were above their soft limit for too long
 
 	wrap func(appendonly.Volume) appendonly.Volume // tests: storage that fails
 
@@ -178,8 +176,13 @@ func Open(dir string, cfg Config) (*Store, error) {
 		cfg.Driver = Directory{filepath.Join(dir, "tenants")}
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
-		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes, Space: cfg.Space}}
+		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
 	s.keep.bytes, s.keep.inodes = cfg.FloorBytes, cfg.FloorInodes
+	if z, ok := cfg.Driver.(interface {
+		Space() (appendonly.Space, error)
+	}); ok {
+		s.floor.Space = z.Space
+	}
 	if s.boot = cfg.Boot; s.boot == "" {
 		if s.boot, err = BootID(); err != nil {
 			return nil, err
@@ -247,59 +250,6 @@ func makeServerDir(dir string) error {
 		}
 	}
 	return nil
-}
-
-// SetFloor changes what the file system keeps free.
-func (s *Store) SetFloor(bytes, inodes uint64) {
-	s.keep.Lock()
-	defer s.keep.Unlock()
-	s.keep.bytes, s.keep.inodes = bytes, inodes
-	s.floor.Set(max(bytes, s.keep.reserve), inodes)
-}
-
-// SetReserve changes what the pool keeps free: the floor is the larger of the two.
-func (s *Store) SetReserve(bytes uint64) {
-	s.keep.Lock()
-	defer s.keep.Unlock()
-	if s.keep.reserve != bytes {
-		s.keep.reserve = bytes
-		s.floor.Set(max(s.keep.bytes, bytes), s.keep.inodes)
-	}
-}
-
-// available says why a tenant's storage can not be used.
-func (s *Store) available(id string) error {
-	if s.cfg.Available == nil {
-		return nil
-	}
-	return s.cfg.Available(id)
-}
-
-// mounted says why a tenant's dataset is not where it should be.
-func (s *Store) mounted(id string) error {
-	if s.cfg.Mounted == nil {
-		return nil
-	}
-	return s.cfg.Mounted(id)
-}
-
-// Failed reports whether a vault that is open takes nothing more because its storage failed: opened again, with its whole recovery, it may be
-// well. One whose journal is damaged is not meant: that is for somebody to look at.
-func (s *Store) Failed() bool {
-	for _, sl := range s.openSlots() {
-		if !sl.mu.TryLock() {
-			continue // it is being opened or closed
-		}
-		v := sl.vault
-		sl.mu.Unlock()
-		if v == nil {
-			continue
-		}
-		if err := v.Err(); err != nil && !errors.Is(err, journal.ErrCorrupt) {
-			return true
-		}
-	}
-	return false
 }
 
 // Tenants returns the catalog as of the last Reload.
@@ -457,9 +407,6 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
-	if err := s.mounted(sl.id); err != nil {
-		return err
-	}
 	path, err := s.cfg.Driver.Path(sl.id)
 	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
 		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
@@ -578,7 +525,7 @@ func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
-	if err := errors.Join(s.available(id), s.mounted(id)); err != nil {
+	if err := s.available(id); err != nil {
 		return err
 	}
 	path, err := s.cfg.Driver.Path(id)

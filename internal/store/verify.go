@@ -121,6 +121,13 @@ func (s *Store) Verify(ctx context.Context, t tenant.Tenant, r VerifyRequest, wr
 	}
 	last := time.Now()
 	var serr error
+	var bytes, found int64 // that Read was told of
+	read := func() {
+		if s.cfg.Read != nil {
+			s.cfg.Read(t.ID, now.Bytes-before.Bytes-bytes, now.Wrong-before.Wrong-found)
+			bytes, found = now.Bytes-before.Bytes, now.Wrong-before.Wrong
+		}
+	}
 	err := s.With(ctx, t.ID, func(v *appendonly.Vault) error {
 		return v.Verify(ctx, o, func(w appendonly.Wrong) {
 			now.Wrong++
@@ -136,11 +143,13 @@ func (s *Store) Verify(ctx context.Context, t tenant.Tenant, r VerifyRequest, wr
 			}
 			last = time.Now()
 			progress(now)
+			read()
 			if round {
 				serr = s.saveVerify(t.ID, now)
 			}
 		})
 	})
+	read()
 	if err == nil && round {
 		now.After, now.LastStarted, now.LastEnded, now.LastWrong = nil, now.Started, s.cfg.Now().UTC(), now.Wrong
 	}

@@ -40,8 +40,8 @@ var (
 
 // What is said of a dataset that is there and can not be reached.
 var (
-	ErrLocked  error = &UnavailableError{"the vault is locked: its encryption key is not loaded; its operator can unlock it"}
-	ErrOffline error = &UnavailableError{"its dataset is not mounted"}
+	ErrLocked  error = &UnavailableError{Why: "its key is not loaded", Text: "the vault is locked: its encryption key is not loaded; its operator can unlock it"}
+	ErrOffline error = &UnavailableError{Why: "its dataset is not mounted"}
 )
 
 // RefQuota is what a dataset gets that stands behind the tenant's quota: nothing of what the tenant may use is ever refused by ZFS.

@@ -27,7 +27,7 @@ func zfsStore(t *testing.T, cfg store.Config, names ...string) (*store.Store, *s
 	t.Helper()
 	fake := zfstest.New(t, "tank")
 	z := &store.ZFS{Dataset: zfsRoot, MountedAt: fake.MountedAt}
-	cfg.Driver, cfg.Bodies, cfg.Space = z, z, z.Space
+	cfg.Driver, cfg.Bodies = z, z
 	s := testStore(t, cfg, names...)
 	z.Dir, z.Tenants = filepath.Join(s.Dir, "tenants"), s.Tenants
 	client, err := zfs.New(zfs.Config{})

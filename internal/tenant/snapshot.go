@@ -51,6 +51,9 @@ type AuthError struct {
 
 func (*AuthError) Error() string { return "authenticate: permission denied" }
 
+// FailureReason is the reason as a word for counters.
+func (e *AuthError) FailureReason() string { return string(e.Reason) }
+
 // newSnapshot checks what only the whole can show and takes ownership of its arguments.
 func newSnapshot(seq uint64, tenants []Tenant, keys []Key) (*Snapshot, error) {
 	s := &Snapshot{Seq: seq, tenants: tenants, byName: make(map[string]int, len(tenants)),

@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -158,9 +157,6 @@ func (s *State) readUsage(f func(*bbolt.Bucket)) error {
 			return nil
 		})
 	})
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
-		err = ErrNotFound
-	}
 	if err != nil {
 		return fmt.Errorf("read usage: %w", err)
 	}
