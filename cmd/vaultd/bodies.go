@@ -120,6 +120,9 @@ func (a *app) placeOf(id string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	if a.waits(id) { // first: its dataset may be in the making
+		return place{dir: filepath.Join(filepath.Dir(tenants), confine.FormerDir, id)}, nil
+	}
 	dataset, dir := conf.ZFS.Dataset+"/"+id, filepath.Join(tenants, id)
 	switch at, err := zfs.MountedAt(dir); {
 	case err != nil:
@@ -128,10 +131,6 @@ func (a *app) placeOf(id string) (place, error) {
 		return place{dir, dataset}, nil
 	case at != "":
 		return place{}, fmt.Errorf("%s is mounted in the place of %s", at, dataset)
-	}
-	former := filepath.Join(filepath.Dir(tenants), confine.FormerDir, id) // a tenant that was not moved yet
-	if _, err := os.Lstat(former); err == nil {
-		return place{dir: former}, nil
 	}
 	if at, err := zfs.MountedAt(tenants); err != nil || at != conf.ZFS.Dataset {
 		return place{}, errors.Join(fmt.Errorf("%s is not mounted: %w", conf.ZFS.Dataset, store.ErrOffline), err)
