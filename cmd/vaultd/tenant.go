@@ -18,7 +18,7 @@ import (
 
 func (a *app) tenantCommand() *cobra.Command {
 	c := &cobra.Command{Use: "tenant", Short: "Accounts: who stores what, and under which policy"}
-	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(), a.tenantRemove(),
+	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(), a.tenantRemove(), a.tenantMove(),
 		a.tenantSuspend("suspend", "Make a tenant read-only", true), a.tenantSuspend("resume", "End a suspension", false))
 	return c
 }
