@@ -105,6 +105,11 @@ type place struct {
 
 // placeOf finds a tenant's data without running anything. A directory that its dataset is not mounted on is never taken for it.
 func (a *app) placeOf(id string) (place, error) {
+	if a.waits(id) { // it counts until it is moved, whatever is in the new place; it may be a dataset of another pool
+		former := filepath.Join(a.dir, confine.FormerDir, id)
+		dataset, err := zfs.MountedAt(former)
+		return place{former, dataset}, err
+	}
 	conf, err := a.loadConfig()
 	if err != nil {
 		return place{}, err
@@ -231,7 +236,7 @@ func (e ending) Remove(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return volume.Remove(e.dir) // the mountpoint, if it is still there
+	return volume.Remove(cmp.Or(at.dir, e.dir)) // the mountpoint, if it is still there
 }
 
 // showBodies says what a run did, or would do, to a tenant's snapshots on ZFS.
