@@ -132,13 +132,9 @@ func TestViews(t *testing.T) {
 	b.serve()
 	check()
 
-	// A clone of the body, written to and put in its place, is not what was taken: each difference is told.
+	// What has the name of a body and is of another instant is not believed.
 	b.stop()
-	sh(t, `zfs release vaultd %[1]s@vaultd-one; zfs clone -o mountpoint=/clone %[1]s@vaultd-one %[1]s-clone
-cd /clone/files/m; rm zero; echo x >new; touch -d 2001-01-01 d/e/small; printf X | dd of=big bs=1 seek=1000000 conv=notrunc status=none; touch -r %[2]s/big big
-cd /; zfs rename %[1]s@vaultd-one %[1]s@kept; zfs snapshot %[1]s-clone@s; rm -rf %[3]s/x`, b.ds, src, work)
-	t.Cleanup(func() { exec.Command("zfs", "destroy", "-R", b.ds+"-clone").Run() })
-	sh(t, "zfs snapshot %s@vaultd-one", b.ds) // of another instant
+	sh(t, "zfs release vaultd %[1]s@vaultd-one; zfs destroy %[1]s@vaultd-one; zfs snapshot %[1]s@vaultd-one", b.ds)
 	b.serve()
 	b.pull("one", src)
 	if !strings.Contains(b.log.String(), "of another instant") {
