@@ -32,7 +32,7 @@ type vault struct {
 }
 
 // config suits small disks, and makes crashes lose as little as a test wants to wait for.
-const config = "[metrics]\nlisten = \"\"\n[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
+const config = "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n"
 
 // newVault makes everything below root and starts nothing. options are tenant add's, for both tenants.
 func newVault(root string, options ...string) (*vault, error) {
@@ -113,7 +113,7 @@ func (v *vault) serve(args ...string) error {
 		return errors.New("the server is running already")
 	}
 	v.log.begin()
-	cmd := exec.Command(cmp.Or(v.server, os.Getenv(vaultdBin)), append([]string{"serve", "--dir", v.dir, "--listen", v.addr}, args...)...)
+	cmd := exec.Command(cmp.Or(v.server, os.Getenv(vaultdBin)), append([]string{"serve", "--dir", v.dir, "--listen", v.addr, "--metrics-listen", ""}, args...)...)
 	cmd.Stderr = v.log
 	// A test that is killed takes its server with it; the server is no part of the terminal's group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: v.user}

@@ -202,7 +202,7 @@ func TestBodiesOutput(t *testing.T) {
 		x, err := e.a.openExpirer(context.Background(), 7*testDay, slog.New(slog.DiscardHandler))
 		must(t, err)
 		x.machine = &e.machine
-		x.bodies = func(context.Context, tenant.Tenant) (retention.Bodies, error) { return z, nil }
+		x.bodies = func(context.Context, place) (retention.Bodies, error) { return z, nil }
 		err = e.a.expireOnce(context.Background(), x, []string{"acme"}, false)
 		must(t, x.close())
 		return e.out.String(), err

@@ -28,6 +28,7 @@ import (
 	"vaultd/internal/supervise"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
+	"vaultd/internal/zfs"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -209,6 +210,10 @@ func hint(err error) string {
 		return "it has sessions; try again when they have ended"
 	case errors.Is(err, admin.ErrNotRunning):
 		return "start one with: vaultd serve"
+	case errors.Is(err, zfs.ErrPermission):
+		return "who runs expire needs rights on the store's root dataset: zfs allow -u USER destroy,hold,mount,release DATASET; a removed tenant's dataset goes when root runs vaultd expire"
+	case errors.Is(err, zfs.ErrPool), errors.Is(err, zfs.ErrTimeout):
+		return "zpool status; when the pool answers again, the next run goes on"
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {

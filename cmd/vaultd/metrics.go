@@ -11,14 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"vaultd/internal/admin"
 	"vaultd/internal/metrics"
+	"vaultd/internal/pool"
 	"vaultd/internal/push"
 	"vaultd/internal/session"
 	"vaultd/internal/store"
@@ -55,7 +56,7 @@ type watched struct {
 
 func newScraping(st *store.Store, state *tenant.State, scope metrics.Scope, log *slog.Logger) *scraping {
 	s := &scraping{st: st, state: state, log: log, started: time.Now(), watched: map[string]*watched{}}
-	s.m = metrics.New(metrics.Sources{Version: buildVersion(), Revision: revision(), Tenants: s.tenants, Process: s.process, Collectors: s.collectors}, scope)
+	s.m = metrics.New(metrics.Sources{Version: buildVersion(), Revision: revision(), Tenants: s.tenants, Process: s.process, Pools: s.pools, Collectors: s.collectors}, scope)
 	return s
 }
 
@@ -142,12 +143,45 @@ const toldWithin = time.Minute
 func (s *scraping) collectors() []metrics.Collector {
 	told := s.st.Told()
 	out := []metrics.Collector{{Name: "inventory", OK: time.Since(told) < toldWithin, Success: told}}
+	if s.ops.pool != nil {
+		if r := s.ops.pool(); r != nil {
+			c := metrics.Collector{Name: "pool", OK: r.Failure == "" && r.Reading != nil, Took: r.Took}
+			if r.Reading != nil {
+				c.Success = r.Reading.At
+			}
+			out = append(out, c)
+		}
+	}
 	for _, h := range s.health {
 		h.hmu.Lock()
 		out = append(out, metrics.Collector{Name: h.name, OK: h.ok, Took: h.took, Success: h.success})
 		h.hmu.Unlock()
 	}
 	return out
+}
+
+// pools are the pool below the store, as its supervisor saw it last; none where there is none, or nothing is known yet.
+func (s *scraping) pools() []metrics.Pool {
+	if s.ops.pool == nil {
+		return nil
+	}
+	r := s.ops.pool()
+	if r == nil {
+		return nil
+	}
+	p := metrics.Pool{Name: r.Pool}
+	if x := r.Reading; x != nil {
+		p.State, p.Size, p.Allocated, p.Free, p.Fragmentation = strings.ToLower(x.Health), x.Size, x.Allocated, x.Free, float64(x.Fragmentation)/100
+		p.Scrubbed = x.Scrub.Ended
+		p.Errors = map[string]uint64{"read": x.Errors.Read, "write": x.Errors.Write, "checksum": x.Errors.Checksum, "data": x.Data}
+	}
+	switch r.State { // of which no reading tells
+	case pool.Gone, pool.Silent:
+		p.State = "unavail"
+	case pool.Suspended:
+		p.State = "suspended"
+	}
+	return []metrics.Pool{p}
 }
 
 // read counts what a verification read.
@@ -176,14 +210,10 @@ func (w *watched) protocol() string {
 	return w.proto
 }
 
-// refused counts what the core does not know of: command lines, and the quota. It is called under a lock of the session's.
+// refused counts what the core does not know of: command lines. It is called under a lock of the session's.
 func (s *scraping) refused(w *watched, err error) {
-	var command *session.CommandError
-	switch {
-	case errors.As(err, &command):
+	if errors.As(err, new(*session.CommandError)) {
 		s.m.Denied(w.sess.Tenant, "shell", "exec", 1)
-	case errors.Is(err, syscall.EDQUOT):
-		s.m.Denied(w.sess.Tenant, w.proto, "quota", 1)
 	}
 }
 
@@ -196,6 +226,9 @@ func (s *scraping) look() {
 		denied := map[string]int64{}
 		for d, n := range c.Denied {
 			denied[operation(d.Op.String(), string(d.Rule))] += n
+		}
+		if c.OverQuota > 0 {
+			denied["quota"] = c.OverQuota
 		}
 		s.more(w, w.sess.Tenant, w.protocol(), c.Read.Bytes, denied)
 	}
@@ -236,6 +269,11 @@ func (s *scraping) ended(tenantID string, e push.Event) {
 	denied := map[string]int64{}
 	for _, d := range e.Denied {
 		denied[operation(d.Op, d.Rule)] += d.Count
+	}
+	if w.sess != nil {
+		if n := w.sess.FS.Counts().OverQuota; n > 0 {
+			denied["quota"] = n
+		}
 	}
 	s.more(w, t.Name, e.Protocol, e.Read.Bytes, denied)
 	if e.Push {

@@ -116,10 +116,22 @@ func (s *supervisor) bootName() string {
 	return s.boot + "/?"
 }
 
+// poolBefore is how the pool is when a server is to start. The table of mounts has the last word: a look may have failed, or be a few seconds old.
+func (s *supervisor) poolBefore() pool.Report {
+	if s.care == nil {
+		return pool.Report{}
+	}
+	r := s.care.Report()
+	if have, err := pool.MountedAt(); err != nil || have[s.care.Dir()] != r.Dataset {
+		r.Out = true
+	}
+	return r
+}
+
 // watchPool ends a server whose pool was out and is back, or was imported anew: its vaults are to be opened again with their whole recovery, and its
 // confinement is bound to mounts that are gone. It is killed, for it may have threads that hang and can do nothing in order; a crash is what recovery is for.
 func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func()) {
-	out, load, seq := began.Out, uint64(0), began.Seq
+	load, seq := uint64(0), began.Seq
 	if began.Reading != nil {
 		load = began.Reading.Load
 	}
@@ -130,10 +142,8 @@ func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func(
 		}
 		seq = r.Seq
 		switch {
-		case r.Out:
-			out = true
-		case r.Failure != "" || r.Reading == nil:
-		case out || r.Reading.Load != load:
+		case r.Out || r.Failure != "" || r.Reading == nil:
+		case began.Out || r.Outages != began.Outages || r.Reading.Load != load:
 			s.log.Warn("the pool is back: the server starts again and goes through what was not acknowledged", "pool", r.Pool)
 			end()
 			select {

@@ -16,11 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"vaultd/internal/admin"
 	"vaultd/internal/expect"
@@ -67,30 +65,6 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 		Algorithms: sshd.Algorithms{KeyExchanges: s.KeyExchanges, Ciphers: s.Ciphers, MACs: s.MACs,
 			HostKeys: s.HostKeyAlgorithms, PublicKeys: s.PublicKeyAlgorithms},
 	}
-}
-
-// newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
-func newLogger(w io.Writer, format, level string) *slog.Logger {
-	return newLeveled(w, format, logLevel(level))
-}
-
-// logLevel reads a level that was checked with the configuration.
-func logLevel(text string) (l slog.Level) {
-	l.UnmarshalText([]byte(text))
-	return l
-}
-
-// newLeveled is newLogger with a level that may change.
-func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
-	f, isFile := w.(*os.File)
-	tty := isFile && term.IsTerminal(int(f.Fd()))
-	switch {
-	case format == "json", format == "auto" && !tty:
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-	case tty:
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
 }
 
 func (a *app) initCommand() *cobra.Command {

@@ -303,10 +303,7 @@ type begun struct {
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	var began pool.Report
-	if s.care != nil {
-		began = s.care.Report()
-	}
+	began := s.poolBefore()
 	s.layout.Bare, s.untried = began.Out, began.Out
 	if !began.Out {
 		if err := s.prepareDatasets(ctx); err != nil {
@@ -338,7 +335,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	answered := make(chan error, 1)
 	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
 	defer forget()
-	verbs := s.verbs(asked, &leaving, listeners)
+	verbs := s.verbs(asked, &leaving, listeners, s.metrics != nil)
 	watch, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	if s.care != nil {
@@ -429,7 +426,7 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int) map[string]supervise.Verb {
+func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int, metered bool) map[string]supervise.Verb {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
@@ -438,7 +435,7 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Group: group, Metrics: s.metrics != nil, Unmetered: s.unmetered}, nil
+				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered}, nil
 		},
 		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"syscall"
 
 	"vaultd/internal/journal"
 )
@@ -40,6 +41,7 @@ type Counts struct {
 	Repository bool             // objects of a restic repository were stored
 	Snapshots  int64            // those of them that are snapshots
 	Denied     map[Denial]int64 // requests that were refused; nil: none
+	OverQuota  int64            // requests that the tenant's quota did not allow
 	Under      map[string]Work  // New and Unchanged below each directory of Policy.Watch; nil: none
 }
 
@@ -191,6 +193,12 @@ func (c *counting) created(path string, o CreateOptions, err error) {
 // denied notes that a request ended with err, if it is a refusal.
 func (c *counting) denied(err error) {
 	if err == nil {
+		return
+	}
+	if errors.Is(err, syscall.EDQUOT) {
+		c.mu.Lock()
+		c.n.OverQuota++
+		c.mu.Unlock()
 		return
 	}
 	var d *DeniedError

@@ -2,10 +2,12 @@ package appendonly
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"sync"
+	"syscall"
 	"time"
 
 	"vaultd/internal/journal"
@@ -53,6 +55,7 @@ type Upload struct {
 	meta    Meta
 	err     error // a write failed: the content can not be published any more
 	closed  bool
+	over    bool // err is the quota's, and counted
 	guess   bool // holds bytes that its key neither sent nor may know: it is never compared with anything
 }
 
@@ -201,6 +204,9 @@ func (u *Upload) rewrite() {
 func (u *Upload) fail(err error) {
 	if u.err == nil {
 		u.err = err
+		if u.over = errors.Is(err, syscall.EDQUOT); u.over {
+			u.f.count.denied(err)
+		}
 	}
 }
 
@@ -544,7 +550,9 @@ func (u *Upload) Abort() { u.abort(true) }
 // lost counts an upload that came to nothing because of err. mu is held.
 func (u *Upload) lost(err error) {
 	if !u.locks {
-		u.f.count.denied(err)
+		if !u.over || !errors.Is(err, syscall.EDQUOT) {
+			u.f.count.denied(err)
+		}
 		u.f.count.lost(err, u.size)
 	}
 }
