@@ -351,6 +351,14 @@ func TestInstalledZFS(t *testing.T) {
 			t.Errorf("the helper has not %q:\n%s", want, helper)
 		}
 	}
+	if got := sh(t, "zfs allow %s/vaultd", *pool); !strings.Contains(got, "user vaultd-expire destroy,hold,mount,release") {
+		t.Errorf("expire has not its powers:\n%s", got)
+	}
+	t.Log(sh(t, "vaultd expire alice && vaultd space alice"))
+	sh(t, "[ -z \"$(find %s/expire ! -user vaultd-expire)\" ] && [ -z \"$(find %[1]s/tenants/t-* ! -user vaultd)\" ]", installedStore)
+	if got := sh(t, "vaultd init --pool %s --yes", *pool); !strings.Contains(got, "all is there") {
+		t.Errorf("once more: %s", got)
+	}
 	sh(t, "systemctl restart vaultd")
 	s.push("three", 1000)
 	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u vaultd-zfs -n 20", installedStore))
