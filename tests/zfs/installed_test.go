@@ -23,7 +23,7 @@ const (
 )
 
 // patience is for what a busy emulated machine does in the end.
-const patience = 4 * time.Minute
+const patience = 10 * time.Minute
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
