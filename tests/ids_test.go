@@ -21,6 +21,8 @@ var identities = []identity{
 	{"mallory", "alice"}, // has stolen a key of alice's machine: another key, the same tenant
 	{"bob", "bob"},
 	{"carol", "carol"},
+	{"dave", "dave"},
+	{"erin", "erin"},
 	{"pusher", "alice"},
 	{"puller", "alice"},
 }

@@ -24,7 +24,7 @@ const vaultdBin = "E2E_VAULTD"
 var tools = [][]string{
 	{"ssh", "-V"}, {"sftp"}, {"scp"}, {"ssh-keygen"}, {"rclone", "version"}, {"restic", "version"}, {"sshfs", "--version"}, {"fusermount3", "--version"},
 	{"lftp", "--version"}, {"duplicity", "--version"}, {"/usr/bin/python3", "-c", "import paramiko; print('paramiko', paramiko.__version__)"},
-	{"curl", "--version"}, {"gcc", "--version"}, {"go", "version"},
+	{"curl", "--version"}, {"gcc", "--version"}, {"prometheus", "--version"}, {"prometheus-alertmanager", "--version"}, {"go", "version"},
 }
 
 func TestMain(m *testing.M) {

@@ -84,7 +84,7 @@ func (s *scraping) tenants() []metrics.Tenant {
 		t := &inv.Tenants[i]
 		u := usageFromFacts(t.Usage)
 		x := metrics.Tenant{Name: t.Name, State: "active", Suspended: t.Suspended, Created: t.Created, Quota: t.Quota.Bytes, SoftQuota: t.Quota.SoftBytes, Live: u.Live,
-			Versions: u.Versions, Staging: u.Staging, Snapshot: -1, Files: t.Usage.Files, MaxAge: t.MaxAge, Snapshots: t.Snapshots.Count,
+			Versions: u.Versions, Staging: u.Staging, Snapshot: -1, Files: t.Usage.Files, MaxAge: allowedAge(t), Snapshots: t.Snapshots.Count,
 			NewestSnapshot: t.Snapshots.Newest, OldestSnapshot: t.Snapshots.Oldest, SnapshotInterval: t.Interval, Verified: t.Verify.LastEnded}
 		if u.Snapshots > 0 {
 			x.Snapshot = u.Snapshots
