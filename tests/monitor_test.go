@@ -71,7 +71,7 @@ var hurry = []struct{ from, to string }{
 	{`(?m)^(    interval:) \w+$`, "$1 2s"},
 	{`(rename"}\[)10m`, "${1}1m"},
 	{`offset 10m`, "offset 1m"},
-	{`(vaultd_start_time_seconds < )600`, "${1}60"},
+	{`(vaultd_start_time_seconds < )900`, "${1}180"},
 }
 
 // newMonitor starts both, to look at a vaultd that serves its metrics at an address already. The interval is Prometheus's for everything.
