@@ -41,6 +41,12 @@ var edges = []struct {
 		[]string{"os", "vaultd/internal/volume", "vaultd/internal/tenant", "vaultd/internal/sshd", "vaultd/internal/session", "vaultd/internal/store"}, true},
 	{"internal/snapshot", "it says when, and does nothing",
 		[]string{"os", "vaultd/internal/volume", "vaultd/internal/appendonly", "vaultd/internal/journal", "vaultd/internal/store"}, true},
+	{"internal/push", "it judges from counts and reports, and touches nothing",
+		[]string{"os", "net", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/session", "vaultd/internal/sshd"}, true},
+	{"internal/expect", "it is pure: what was seen, what is expected, and an instant",
+		[]string{"os", "net", "vaultd/internal/appendonly", "vaultd/internal/push", "vaultd/internal/tenant", "vaultd/internal/store"}, true},
+	{"internal/inventory", "it is a value, and how it is judged: who keeps it current is not its business",
+		[]string{"os", "net", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/tenant", "vaultd/internal/store", "vaultd/internal/session", "vaultd/internal/sshd"}, true},
 	{"internal/sshd", "the door opens sessions and knows no protocol, no catalog and no dataset",
 		[]string{"vaultd/internal/sftpserver", "vaultd/internal/shell", "vaultd/internal/tenant", "vaultd/internal/volume", "vaultd/internal/journal", "vaultd/internal/store", "vaultd/internal/quota", "os/exec"}, true},
 	{"internal/tenant", "the catalog is the operator's: it knows no dataset and no session",
@@ -78,7 +84,7 @@ var onlyFrom = []struct {
 	{"github.com/mistifyio/go-zfs/v3", "one package runs zfs(8), with checked names and within its time", []string{"vaultd/internal/zfs"}},
 	{"vaultd/internal/retention", "the expire process alone knows how a content ends", []string{"vaultd/cmd/vaultd"}},
 	{"github.com/gliderlabs/ssh", "one package faces the network", []string{"vaultd/internal/sshd"}},
-	{"unsafe", "nothing but the filter of system calls, and the attacker that tries it, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined"}},
+	{"unsafe", "nothing but the filter of system calls, the attacker that tries it, and SO_PEERGROUPS, which x/sys does not have, needs it", []string{"vaultd/internal/confine", "vaultd/tests/confined", "vaultd/internal/admin"}},
 }
 
 type pkg struct {

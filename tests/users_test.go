@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vaultd/internal/journal"
+	"vaultd/internal/volume"
 )
 
 // The users of Debian's base-passwd play those of an installed store (deploy/systemd/sysusers.conf): they are on every machine, and have nothing.
@@ -243,6 +249,67 @@ func TestUsersLater(t *testing.T) {
 	v.user = server
 	must(t, v.serve())
 	v.push(t, "two", "of several\n")
+}
+
+// freeIn names, in the environment of this binary, a dataset: it then does there what the expire process does to one content.
+const freeIn = "E2E_FREE_IN"
+
+func free(dataset, content string) int {
+	id, err := journal.ParseID(filepath.Base(content))
+	var f *volume.Freer
+	if err == nil {
+		f, err = volume.OpenFreer(dataset)
+	}
+	if err == nil {
+		var st os.FileInfo
+		if st, err = os.Stat(content); err == nil {
+			_, err = f.Free(id, st.Size())
+		}
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// The expire process needs one power to end a content in datasets that are the server's, and what has a live name it can not end with that either.
+func TestUsersFree(t *testing.T) {
+	t.Parallel()
+	v := usersVault(t)
+	must(t, v.serve())
+	v.push(t, "one", "the first\n")
+	v.push(t, "one", "the second, longer\n")
+	must(t, v.stop())
+	contents, err := filepath.Glob(filepath.Join(v.dir, "tenants/*/store/*/*"))
+	if err != nil || len(contents) != 2 {
+		t.Fatalf("stored: %q, %v", contents, err)
+	}
+	dataset := filepath.Dir(filepath.Dir(filepath.Dir(contents[0])))
+	expire := credential(t, playsExpire, playsServer)
+	try := func(content string, caps ...uintptr) (string, error) {
+		cmd := exec.Command("/proc/self/exe", content)
+		cmd.Env = append(os.Environ(), freeIn+"="+dataset)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: expire, AmbientCaps: caps}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, c := range contents {
+		st, err := os.Stat(c)
+		must(t, err)
+		live := st.Sys().(*syscall.Stat_t).Nlink > 1
+		if out, err := try(c); !live && (err == nil || !strings.Contains(out, "permission denied")) {
+			t.Errorf("without its capability: %v\n%s", err, out)
+		}
+		out, err := try(c, unix.CAP_DAC_OVERRIDE)
+		if live == (err == nil) {
+			t.Errorf("live %v: %v\n%s", live, err, out)
+		}
+		if _, err := os.Stat(c); live == (err != nil) {
+			t.Errorf("live %v: afterwards: %v", live, err)
+		}
+	}
 }
 
 // push stores a file under a name, and reads it back.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vaultd/internal/admin"
-	"vaultd/internal/confine"
 )
 
 // Root gives commands on a store that others serve and expire. Where a command would work on the data itself, it does not do so as root: what it makes
@@ -53,8 +53,8 @@ func (a *app) storeArgs(command string) []string {
 
 // served reports whose the store's data is, if it is another user's and this is root: who works on it then is that one.
 func (a *app) served() (account, bool) {
-	o, err := a.ownerOf(confine.TenantsDir)
-	return o, err == nil && os.Geteuid() == 0 && o.uid != 0
+	uid, gid, err := a.storeOwner()
+	return account{uid: uid, gid: gid}, err == nil && os.Geteuid() == 0 && uid != 0
 }
 
 // asServer calls f with a client of a process that answers as a server does, as the user that serves. It is for a store on which no server runs.
@@ -107,7 +107,7 @@ func (a *app) asServer(ctx context.Context, as account, f func(*admin.Client) er
 func (a *app) commandsCommand() *cobra.Command {
 	return &cobra.Command{Use: "serve-commands", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		signal.Ignore(syscall.SIGINT) // the terminal sends it to both; the other one says when to end
-		l, err := admin.Inherit(os.NewFile(3, "commands"), admin.NoGroup)
+		l, err := admin.Inherit(os.NewFile(3, "commands"), false)
 		if err != nil {
 			return err
 		}
@@ -121,15 +121,16 @@ func (a *app) commandsCommand() *cobra.Command {
 // asExpire does a command of the expire process as its user, where root gives it on a store where that is another one: with what the service may
 // do (vaultd-expire.service), and no more. done says that the command is over.
 func (a *app) asExpire(ctx context.Context) (done bool, err error) {
-	o, err := a.ownerOf(expireDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		o, err = a.ownerOf(confine.TenantsDir)
-	}
-	if errors.Is(err, fs.ErrNotExist) || err == nil && (os.Geteuid() != 0 || o.uid == 0) {
+	var o account
+	if st, serr := statOwner(filepath.Join(a.dir, expireDir)); serr == nil {
+		o.uid, o.gid = int(st.Uid), int(st.Gid)
+	} else if o.uid, o.gid, err = a.storeOwner(); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return false, err
+	}
+	if os.Geteuid() != 0 || o.uid == 0 {
+		return false, nil
 	}
 	cmd := a.child(ctx, o, []uintptr{unix.CAP_DAC_OVERRIDE}, os.Args[1:]...)
 	cmd.Stdin = a.stdin

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
+	"vaultd/internal/confine"
 	"vaultd/internal/retention"
 	"vaultd/internal/snapshot"
-	"vaultd/internal/tenant"
+	"vaultd/internal/store"
 	"vaultd/internal/volume"
 	"vaultd/internal/zfs"
 )
@@ -93,79 +97,139 @@ func (z zfsBodies) Destroy(ctx context.Context, b retention.Body) error {
 	return err
 }
 
-// onZFS returns the root dataset of a store on ZFS: the one that is mounted on its tenants/. "": each tenant is a directory.
-func (a *app) onZFS() (string, error) { return zfs.MountedOn(filepath.Join(a.dir, "tenants")) }
-
-// datasetOf returns a tenant's dataset; mounted tells whether it is mounted in its place. "": the tenant is a directory. It runs no process.
-func (a *app) datasetOf(id string) (dataset string, mounted bool, err error) {
-	root, err := a.onZFS()
-	if err != nil || root == "" {
-		return "", false, err
-	}
-	dir := filepath.Join(a.dir, "tenants", id)
-	switch on, err := zfs.MountedOn(dir); {
-	case err != nil:
-		return "", false, err
-	case on == root+"/"+id:
-		return on, true, nil
-	case on != "":
-		return "", false, fmt.Errorf("%s is mounted on tenants/%s, which is the place of %s/%[2]s", on, id, root)
-	}
-	return root + "/" + id, false, nil
+// place is where a tenant's data is.
+type place struct {
+	dir     string // "": it has none, or none that can be reached
+	dataset string // of ZFS; "": a directory
 }
 
-// zfsClient makes the client of one command.
-func (a *app) zfsClient() (*zfs.Client, error) { return zfs.New(zfs.Config{}) }
+// placeOf finds a tenant's data without running anything. A directory that its dataset is not mounted on is never taken for it.
+func (a *app) placeOf(id string) (place, error) {
+	conf, err := a.loadConfig()
+	if err != nil {
+		return place{}, err
+	}
+	if conf.ZFS.Dataset == "" {
+		dir, err := store.Directory{Dir: filepath.Join(a.dir, confine.TenantsDir)}.Path(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			return place{}, nil
+		}
+		return place{dir: dir}, err
+	}
+	tenants, err := a.tenantsDir()
+	if err != nil {
+		return place{}, err
+	}
+	dataset, dir := conf.ZFS.Dataset+"/"+id, filepath.Join(tenants, id)
+	switch at, err := zfs.MountedAt(dir); {
+	case err != nil:
+		return place{}, err
+	case at == dataset:
+		return place{dir, dataset}, nil
+	case at != "":
+		return place{}, fmt.Errorf("%s is mounted in the place of %s", at, dataset)
+	}
+	former := filepath.Join(filepath.Dir(tenants), confine.FormerDir, id) // a tenant that was not moved yet
+	if _, err := os.Lstat(former); err == nil {
+		return place{dir: former}, nil
+	}
+	if at, err := zfs.MountedAt(tenants); err != nil || at != conf.ZFS.Dataset {
+		return place{}, errors.Join(fmt.Errorf("%s is not mounted: %w", conf.ZFS.Dataset, store.ErrOffline), err)
+	}
+	return place{dataset: dataset}, nil
+}
+
+// client is the expire process's own: it destroys snapshots, and nobody else does.
+func (x *expirer) client() (*zfs.Client, error) {
+	if x.zfs == nil {
+		c, err := newZFS(x.log)
+		if err != nil {
+			return nil, err
+		}
+		x.zfs = c
+	}
+	return x.zfs, nil
+}
 
 // bodiesOf are the bodies of a tenant's snapshots; nil where there are none. A pool that is suspended is an error before anything is read of the dataset:
 // what reads it would wait in the kernel, where nothing can end it.
-func (x *expirer) bodiesOf(ctx context.Context, t tenant.Tenant) (retention.Bodies, error) {
-	dataset, mounted, err := x.a.datasetOf(t.ID)
-	if err != nil || !mounted {
-		return nil, err
+func (x *expirer) bodiesOf(ctx context.Context, at place) (retention.Bodies, error) {
+	if at.dataset == "" {
+		return nil, nil
 	}
-	if x.zfs == nil {
-		if x.zfs, err = x.a.zfsClient(); err != nil {
-			return nil, err
-		}
-	}
-	pool, _, _ := strings.Cut(dataset, "/")
-	p, err := x.zfs.Pool(ctx, pool)
-	if err == nil && (p.Health == "SUSPENDED" || p.Health == "UNAVAIL" || p.Health == "FAULTED") {
-		err = fmt.Errorf("pool %s is %s: %w", pool, p.Health, zfs.ErrSuspended)
-	}
+	client, err := x.client()
 	if err != nil {
 		return nil, err
 	}
-	return zfsBodies{x.zfs, dataset}, nil
+	pool, _, _ := strings.Cut(at.dataset, "/")
+	if pool != x.alive { // asked once for all the tenants of a pass
+		p, err := client.Pool(ctx, pool)
+		if err == nil && (p.Health == "SUSPENDED" || p.Health == "UNAVAIL" || p.Health == "FAULTED") {
+			err = fmt.Errorf("pool %s is %s: %w", pool, p.Health, zfs.ErrSuspended)
+		}
+		if err != nil {
+			return nil, err
+		}
+		x.alive = pool
+	}
+	return zfsBodies{client, at.dataset}, nil
+}
+
+// absent is nil for a tenant that has no dataset, and an error for one whose dataset is there and is not mounted.
+func (x *expirer) absent(ctx context.Context, at place) error {
+	if at.dataset == "" {
+		return nil
+	}
+	client, err := x.client()
+	if err != nil {
+		return err
+	}
+	d, err := client.Get(ctx, at.dataset)
+	switch {
+	case errors.Is(err, zfs.ErrNotExist):
+		return nil
+	case err == nil && d.KeyStatus == "unavailable":
+		return fmt.Errorf("%s: %w", at.dataset, store.ErrLocked)
+	case err == nil:
+		err = fmt.Errorf("%s is not mounted: %w", at.dataset, store.ErrOffline)
+	}
+	return err
 }
 
 // What implements retention.Dataset.
 func (e ending) What() string {
-	if dataset, _, err := e.a.datasetOf(e.id); err == nil && dataset != "" {
-		return "ZFS dataset " + dataset
+	if at, err := e.x.a.placeOf(e.id); err == nil && at.dataset != "" {
+		return "ZFS dataset " + at.dataset
 	}
-	return "directory tenants/" + e.id
+	return "directory " + confine.TenantsDir + "/" + e.id
 }
 
-// Remove implements retention.Dataset. A dataset of ZFS goes only if it has no snapshot, no child, and nothing that retention has to let go of.
+// Remove implements retention.Dataset. A dataset of ZFS goes only if it has no snapshot, no child, and nothing that retention has to let go of; with it the
+// file of its key, which opens nothing any more.
 func (e ending) Remove(ctx context.Context) error {
-	dataset, mounted, err := e.a.datasetOf(e.id)
-	if err != nil || dataset == "" {
-		return errors.Join(err, volume.Remove(e.dir))
-	}
-	client, err := e.a.zfsClient()
+	at, err := e.x.a.placeOf(e.id)
 	if err != nil {
 		return err
 	}
-	d, err := client.Get(ctx, dataset)
-	if errors.Is(err, zfs.ErrNotExist) && !mounted { // a directory below the root dataset, or gone by an earlier run
-		return volume.Remove(e.dir)
+	if at.dataset == "" {
+		return volume.Remove(cmp.Or(at.dir, e.dir))
 	}
+	client, err := e.x.client()
 	if err != nil {
 		return err
 	}
-	if err := client.DestroyEmpty(ctx, dataset, d.GUID, volume.CheckEmpty); err != nil {
+	conf, err := e.x.a.loadConfig()
+	if err != nil {
+		return err
+	}
+	d, err := client.Get(ctx, at.dataset)
+	if err == nil {
+		err = client.DestroyEmpty(ctx, at.dataset, d.GUID, volume.CheckEmpty)
+	}
+	if err != nil && !errors.Is(err, zfs.ErrNotExist) { // an earlier run did it
+		return err
+	}
+	if err := os.Remove(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return volume.Remove(e.dir) // the mountpoint, if it is still there

@@ -202,7 +202,7 @@ func TestBodiesOutput(t *testing.T) {
 		x, err := e.a.openExpirer(context.Background(), 7*testDay, slog.New(slog.DiscardHandler))
 		must(t, err)
 		x.machine = &e.machine
-		x.bodies = func(context.Context, tenant.Tenant) (retention.Bodies, error) { return z, nil }
+		x.bodies = func(context.Context, place) (retention.Bodies, error) { return z, nil }
 		err = e.a.expireOnce(context.Background(), x, []string{"acme"}, false)
 		must(t, x.close())
 		return e.out.String(), err
@@ -233,7 +233,7 @@ func TestBodiesOutput(t *testing.T) {
 	if z.names() != "vaultd-forged vaultd-last" {
 		t.Errorf("left: %s", z.names())
 	}
-	st := statusReply{Tenants: []tenantStatus{{Tenant: inventory.Tenant{Name: "acme"}}}, Server: &serverStatus{}}
+	st := statusReply{Tenants: []tenantStatus{{Tenant: inventory.Tenant{Name: "acme"}, usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
 	must(t, e.a.expireOutcomes(&st))
 	st.judge()
 	if v := st.Verdict; v.Exit != 1 || !strings.Contains(v.Text, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {

@@ -86,7 +86,10 @@ type SSHConfig struct {
 	// Default 1h and 24h: a backup of unchanged data can be silent for hours.
 	Idle        Duration `toml:"idle"`
 	SessionIdle Duration `toml:"session_idle"`
-	// Drain is how long sessions get to end when the server stops. Default 20s. Keep it below the service
+	// StopGrace is how long sessions may go on when the server stops, as if nothing were: pushes that end in this time end whole. Clients
+	// that come meanwhile wait, where the service manager keeps the addresses (vaultd.socket), and are refused elsewhere. Default 0s.
+	StopGrace Duration `toml:"stop_grace"`
+	// Drain is how long sessions get after that to end what is in hand. Default 20s. Keep the sum of both below the service
 	// manager's own limit, so that the last barrier is made.
 	Drain Duration `toml:"drain"`
 

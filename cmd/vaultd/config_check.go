@@ -130,7 +130,7 @@ func (s *SSHConfig) check(bad checker) {
 		"ssh.session_idle": s.SessionIdle, "ssh.drain": s.Drain} {
 		positive(bad, key, d)
 	}
-	for key, d := range map[string]Duration{"ssh.ban_max": s.BanMax, "ssh.trust_addresses": s.TrustAddresses} {
+	for key, d := range map[string]Duration{"ssh.stop_grace": s.StopGrace, "ssh.ban_max": s.BanMax, "ssh.trust_addresses": s.TrustAddresses} {
 		if d.Duration < 0 {
 			bad(key, -1, "want a duration, or 0s")
 		}

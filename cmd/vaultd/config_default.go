@@ -43,7 +43,9 @@ keepalive_missed = 4
 # Ends a connection without sessions, and one with sessions, on which nothing happens.
 idle = "1h"
 session_idle = "24h"
-# How long sessions get to end when the server stops. Keep it below the service manager's limit.
+# How long sessions may go on when the server stops, and how long they get after that to end what is in hand. Keep the sum below the service
+# manager's limit.
+stop_grace = "0s"
 drain = "20s"
 # What is offered, best first. Empty: vaultd's own list (ML-KEM and curve25519, AES-GCM, AES-CTR, hmac-sha2 in
 # encrypt-then-MAC before plain, ed25519, ecdsa, rsa-sha2), which moves with its releases. Nothing with SHA-1 is accepted.
@@ -66,9 +68,17 @@ spare_slots = 64
 # The user that serves, where it is not the one that runs the commands ("": one for everything). "vaultd init", as root, gives it what it needs.
 user = ""
 
-# A store on ZFS: tenants are datasets below this one, which is mounted at the store's tenants/. "": tenants are directories.
 [zfs]
+# The dataset that holds the tenants' datasets, such as "tank/vaultd" ("vaultd init --pool tank" makes it). Empty: tenants are directories.
 dataset = ""
+# The socket of "vaultd zfs-helper", which runs zfs as root for a server that is not root. Empty: the server's supervisor runs zfs itself.
+helper = ""
+# What new datasets get: "lz4" or "zstd"; the largest block; a key of its own for each tenant ("on", "off"), and the directory of the
+# keys, which only root reads. Whoever loses a key has lost what that tenant stored.
+compression = "lz4"
+recordsize = "128KiB"
+encryption = "off"
+keys = "/etc/vaultd/keys"
 # How much of the pool stays free, as a share or a size: new data is refused below it, before ZFS does. Reads and restores go on.
 reserve = "5%"
 # When everything on the pool is read again (a cron line); "": somebody else starts scrubs.

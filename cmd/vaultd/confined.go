@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,7 +65,7 @@ func (a *app) confinedCommand() *cobra.Command {
 // ownsStore refuses to confine root on somebody else's store: without capabilities it is an ordinary user that may not even read it.
 func ownsStore(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(filepath.Join(dir, confine.TenantsDir), &st); err != nil {
+	if err := unix.Stat(filepath.Join(dir, confine.ServerDir), &st); err != nil {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if os.Geteuid() == 0 && st.Uid != 0 {
@@ -92,7 +93,10 @@ func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	h.spares = newSpares(h.parent, h.Spares, log)
 	c.Lock, c.Boot = h.lock, h.Boot
 	c = h.pool.guard(c)
-	if h.Mode != confine.Off {
+	switch z, ok := c.Driver.(*store.ZFS); {
+	case ok:
+		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
+	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
 	return c
@@ -238,3 +242,37 @@ type asking struct {
 func (d asking) Create(_ context.Context, id string) error { return d.spares.take(id) }
 
 var _ store.Driver = asking{}
+
+// askingZFS is the ZFS driver of a server that asks its supervisor.
+type askingZFS struct {
+	*store.ZFS
+	spares   *spares
+	confined bool
+}
+
+var _ store.Driver = askingZFS{}
+
+// Create implements store.Driver. What is made for a server that is confined, its successor can use.
+func (d askingZFS) Create(_ context.Context, id string) error {
+	err := d.spares.take(id)
+	if errors.Is(err, store.ErrNoSpare) && !d.confined {
+		return nil
+	}
+	return err
+}
+
+// Path implements store.Driver. A dataset that came to its place after this server had started is its successor's, too.
+func (d askingZFS) Path(id string) (string, error) {
+	path, err := d.ZFS.Path(id)
+	if err != nil || !d.confined {
+		return path, err
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return "", cmp.Or(d.spares.take(id), err)
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return path, unix.Close(fd)
+}

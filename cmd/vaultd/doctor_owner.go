@@ -40,7 +40,7 @@ func (d *doctor) shared(list []owned) {
 			wrong(again, "%s has mode %#o, which is %#o more than it should have", o.path, st.Mode().Perm(), more)
 		}
 	}
-	owner, err := d.a.ownerOf(confine.TenantsDir)
+	uid, _, err := d.a.storeOwner()
 	if err != nil {
 		wrong(again, "%v", err)
 		return
@@ -53,8 +53,8 @@ func (d *doctor) shared(list []owned) {
 				continue
 			}
 			s := st.Sys().(*syscall.Stat_t)
-			if int(s.Uid) != owner.uid || st.Mode().Perm()&0o027 != 0 {
-				wrong(again, "%s belongs to user %d and has mode %#o: want user %d and at most 0750", filepath.Join(set, sub), s.Uid, st.Mode().Perm(), owner.uid)
+			if int(s.Uid) != uid || st.Mode().Perm()&0o027 != 0 {
+				wrong(again, "%s belongs to user %d and has mode %#o: want user %d and at most 0750", filepath.Join(set, sub), s.Uid, st.Mode().Perm(), uid)
 			}
 		}
 	}

@@ -144,7 +144,9 @@ func (a *app) expectShow() *cobra.Command {
 			for _, s := range out {
 				showRules(w, s.Tenant, s.Rules)
 				for _, v := range s.Verdicts {
-					fmt.Fprintf(w, "  %s\n", verdictText(v))
+					if v.State != expect.OK || v.Path != "" {
+						fmt.Fprintf(w, "  %s\n", verdictText(v))
+					}
 				}
 			}
 		})

@@ -21,7 +21,6 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/journal"
 	"vaultd/internal/retention"
-	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
 	"vaultd/internal/zfs"
@@ -40,8 +39,9 @@ type expirer struct {
 	lock     *os.File
 	step     func(string) // tests; see retention.Config
 
-	zfs    *zfs.Client // made when the first tenant on ZFS comes
-	bodies func(ctx context.Context, t tenant.Tenant) (retention.Bodies, error)
+	zfs    *zfs.Client                                                   // made when the first tenant on ZFS comes
+	alive  string                                                        // the pool that answered
+	bodies func(ctx context.Context, at place) (retention.Bodies, error) // bodiesOf; tests
 }
 
 // openExpirer takes the lock of the store's expire; it waits a little for another one.
@@ -77,18 +77,18 @@ func (x *expirer) close() error { return x.lock.Close() }
 
 // with calls f with one tenant's expire. A tenant without a dataset has nothing to expire.
 func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.Expire) error) (err error) {
-	bodies, err := x.bodies(ctx, t)
+	at, err := x.a.placeOf(t.ID)
 	if err != nil {
 		return err
 	}
-	data, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if at.dir == "" {
+		return x.absent(ctx, at)
 	}
+	bodies, err := x.bodies(ctx, at)
 	if err != nil {
 		return err
 	}
-	contents, err := volume.OpenFreer(data)
+	contents, err := volume.OpenFreer(at.dir)
 	if err != nil {
 		return err
 	}

@@ -29,12 +29,12 @@ const (
 
 // bodyToHold returns what is to be held on ZFS beside a snapshot of the journal.
 func (a *app) bodyToHold(ctx context.Context, id, name string) (*heldBody, error) {
-	dataset, mounted, err := a.datasetOf(id)
-	if err != nil || !mounted {
+	at, err := a.placeOf(id)
+	if err != nil || at.dataset == "" {
 		return &heldBody{}, err
 	}
-	b := &heldBody{name: dataset + "@" + snapshot.BodyName(name), dry: a.dryRun}
-	b.zfs, err = a.zfsClient()
+	b := &heldBody{name: at.dataset + "@" + snapshot.BodyName(name), dry: a.dryRun}
+	b.zfs, err = newZFS(newLogger(a.stderr, "text", "warn"))
 	return b, err
 }
 

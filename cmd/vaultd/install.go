@@ -26,6 +26,14 @@ func (a *app) startable() bool {
 // startPatience is for a machine that is busy; the unit has a limit of its own.
 const startPatience = 3 * time.Minute
 
+// startAfter starts the server of a store that init made, where that is the package's.
+func (a *app) startAfter(ctx context.Context, idle bool) error {
+	if idle || a.dryRun || !a.startable() {
+		return nil
+	}
+	return a.startUnit(ctx)
+}
+
 // startUnit has the service manager start the server. One that runs stays as it is.
 func (a *app) startUnit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)

@@ -28,6 +28,7 @@ import (
 	"vaultd/internal/supervise"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
+	"vaultd/internal/zfs"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".
@@ -94,7 +95,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.dir, "dir", defaultDir(), "the store's directory (VAULTD_DIR)")
 	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.commandsCommand(), a.quickstartCommand(), a.tenantCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.commandsCommand(), a.zfsHelperCommand(), a.quickstartCommand(), a.tenantCommand(), a.adoptCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(), a.pushesCommand(), a.expectCommand(), a.poolCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
 		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.usageCommand(), a.metricsCommand(), a.manCommand(), a.versionCommand())
@@ -209,6 +210,10 @@ func hint(err error) string {
 		return "it has sessions; try again when they have ended"
 	case errors.Is(err, admin.ErrNotRunning):
 		return "start one with: vaultd serve"
+	case errors.Is(err, zfs.ErrPermission):
+		return "who runs expire needs rights on the store's root dataset: zfs allow -u USER destroy,hold,mount,release DATASET; a removed tenant's dataset goes when root runs vaultd expire"
+	case errors.Is(err, zfs.ErrPool), errors.Is(err, zfs.ErrTimeout):
+		return "zpool status; when the pool answers again, the next run goes on"
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {

@@ -88,8 +88,8 @@ func TestManLint(t *testing.T) {
 
 // Every command that changes something can be tried first, and every one that tells something can tell it to a program.
 func TestEveryCommandHasItsFlags(t *testing.T) {
-	neither := []string{"serve", "quickstart", "check", "config default", "journal export", "man", "help", "completion bash", "completion zsh", "completion fish", "completion powershell"}
-	changing := []string{"init", "reload", "expire", "retire", "lock extend", "rebuild", "quota recount", "journal rebuild", "snapshot create", "snapshot hold", "snapshot release",
+	neither := []string{"serve", "zfs-helper", "quickstart", "check", "config default", "journal export", "man", "help", "completion bash", "completion zsh", "completion fish", "completion powershell"}
+	changing := []string{"init", "adopt", "reload", "expire", "retire", "lock extend", "rebuild", "quota recount", "journal rebuild", "snapshot create", "snapshot hold", "snapshot release",
 		"tenant add", "tenant set", "tenant veto", "tenant remove", "tenant suspend", "tenant resume", "key add", "key set", "key import", "key revoke",
 		"ca add", "ca revoke", "bans clear", "expire pause", "expire resume", "undo", "metrics", "expect set", "expect clear"}
 	var walk func(c *cobra.Command, path string)

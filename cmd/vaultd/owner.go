@@ -56,7 +56,7 @@ type owned struct {
 // is the expire process's. nil: one user has it all.
 //
 //	.  vaultd.db  vaultd.toml        root, read by the server's group
-//	host keys  lock  tenants/  spare/  server/  run/    the server's
+//	host keys  lock  tenants/ (on ZFS root's)  spare/  server/  run/    the server's
 //	expire/                          expire's
 func (a *app) shares(conf *Config) ([]owned, error) {
 	if conf.Store.User == "" {
@@ -72,6 +72,10 @@ func (a *app) shares(conf *Config) ([]owned, error) {
 			return nil, err
 		}
 	}
+	tenants := serve
+	if conf.ZFS.Dataset != "" {
+		tenants = root // the helper's, which makes datasets below it
+	}
 	at := func(name string) string { return filepath.Join(a.dir, name) }
 	list := []owned{
 		// others pass through to the socket of the commands, and to nothing else
@@ -79,7 +83,7 @@ func (a *app) shares(conf *Config) ([]owned, error) {
 		{at(tenant.FileName), root, serve, 0o640, false},
 		{at(ConfigName), root, serve, 0o640, false},
 		{at("lock"), serve, serve, 0o600, true},
-		{at(confine.TenantsDir), serve, serve, fs.ModeDir | 0o750, true},
+		{at(confine.TenantsDir), tenants, serve, fs.ModeDir | 0o750, true},
 		{at(confine.SpareDir), serve, serve, fs.ModeDir | 0o750, true},
 		{at(confine.ServerDir), serve, serve, fs.ModeDir | 0o750, true},
 		{at(expireDir), expire, expire, fs.ModeDir | 0o750, true},
@@ -190,25 +194,27 @@ func (a *app) giveBelow(o owned) error {
 	return nil
 }
 
-// ownerOf is the user that has a directory of the store.
-func (a *app) ownerOf(name string) (account, error) {
-	st, err := os.Stat(filepath.Join(a.dir, name))
-	if err != nil {
-		return account{}, err
+// storeOwner is whose data is in the store, the server's user: it has server/, or in a store of one user that was never served everything.
+func (a *app) storeOwner() (uid, gid int, err error) {
+	st, err := statOwner(filepath.Join(a.dir, confine.ServerDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		st, err = statOwner(a.dir)
 	}
-	s := st.Sys().(*syscall.Stat_t)
-	return account{fmt.Sprintf("user %d", s.Uid), int(s.Uid), int(s.Gid)}, nil
+	if err != nil {
+		return 0, 0, &os.PathError{Op: "stat", Path: a.dir, Err: err}
+	}
+	return int(st.Uid), int(st.Gid), nil
 }
 
 // mayOpen refuses a store that is another user's: what this process would make in it could be closed to that one. Root does
 // such work as that user (asServer).
 func (a *app) mayOpen() error {
-	o, err := a.ownerOf(confine.TenantsDir)
+	uid, _, err := a.storeOwner()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // Open says what is wrong
 	}
-	if err == nil && o.uid != os.Geteuid() {
-		err = fmt.Errorf("the store is %s's, and this is user %d: %w", o.name, os.Geteuid(), admin.ErrNotRunning)
+	if err == nil && uid != os.Geteuid() {
+		err = fmt.Errorf("the store is user %d's, and this is user %d: %w", uid, os.Geteuid(), admin.ErrNotRunning)
 	}
 	return err
 }

@@ -6,28 +6,28 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"vaultd/internal/appendonly"
 	"vaultd/internal/confine"
 	"vaultd/internal/pool"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
 	"vaultd/internal/zfs"
+	"vaultd/internal/zfshelper"
 )
 
-// tenantsDir is where a ZFS store's root dataset is mounted.
+// tenantsDir is where a ZFS store's root dataset is mounted: mounts are known by their real paths.
 func (a *app) tenantsDir() (string, error) {
 	dir, err := filepath.Abs(a.dir)
+	if real, rerr := filepath.EvalSymlinks(dir); rerr == nil {
+		dir = real
+	}
 	return filepath.Join(dir, confine.TenantsDir), err
 }
 
@@ -59,46 +59,14 @@ func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
 		}}), nil
 }
 
-// mounted says why a tenant's dataset, of a store on ZFS, can not be used: what is below its mount point without it is the root disk, where nothing may land. It
-// asks the kernel's table of mounts, and no file system.
-func mounted(root, dir, id string) error {
-	have, err := pool.MountedAt()
-	switch {
-	case err != nil:
-		return &store.UnavailableError{Why: err.Error()}
-	case have[dir] != root:
-		return &store.UnavailableError{Why: fmt.Sprintf("dataset %s is not mounted at %s", root, dir)}
-	case have[filepath.Join(dir, id)] == root+"/"+id:
-		return nil
+// overZFS completes what a store on ZFS is opened with. The driver says why a tenant's dataset can not be used: what is below its mount point
+// without it is the root disk, where nothing may land.
+func (a *app) overZFS(c store.Config, conf *Config, verbs zfshelper.Verbs) (store.Config, error) {
+	z, err := a.driver(conf, verbs)
+	if z != nil {
+		c.Driver, c.Bodies = z, z
 	}
-	if _, err := os.Lstat(filepath.Join(dir, id)); errors.Is(err, fs.ErrNotExist) {
-		return nil // nobody has come yet: the driver makes it
-	}
-	return &store.UnavailableError{Why: fmt.Sprintf("dataset %s/%s is not mounted", root, id)}
-}
-
-// overZFS completes what a store on ZFS is opened with.
-func (a *app) overZFS(c store.Config, conf *Config) (store.Config, error) {
-	if conf.ZFS.Dataset == "" {
-		return c, nil
-	}
-	dir, err := a.tenantsDir()
-	if err != nil {
-		return c, err
-	}
-	if real, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
-		dir = filepath.Join(real, filepath.Base(dir))
-	}
-	c.Mounted = func(id string) error { return mounted(conf.ZFS.Dataset, dir, id) }
-	// Of the root dataset: a tenant's own has a quota, which says nothing of the others.
-	c.Space = func() (appendonly.Space, error) {
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			return appendonly.Space{}, &os.PathError{Op: "statfs", Path: dir, Err: err}
-		}
-		return appendonly.Space{Total: st.Blocks * uint64(st.Bsize), Free: st.Bavail * uint64(st.Bsize), TotalInodes: st.Files, FreeInodes: st.Ffree}, nil
-	}
-	return c, nil
+	return c, err
 }
 
 // poolNews is what the supervisor tells a server about the pool.
@@ -148,10 +116,22 @@ func (s *supervisor) bootName() string {
 	return s.boot + "/?"
 }
 
+// poolBefore is how the pool is when a server is to start. The table of mounts has the last word: a look may have failed, or be a few seconds old.
+func (s *supervisor) poolBefore() pool.Report {
+	if s.care == nil {
+		return pool.Report{}
+	}
+	r := s.care.Report()
+	if have, err := pool.MountedAt(); err != nil || have[s.care.Dir()] != r.Dataset {
+		r.Out = true
+	}
+	return r
+}
+
 // watchPool ends a server whose pool was out and is back, or was imported anew: its vaults are to be opened again with their whole recovery, and its
 // confinement is bound to mounts that are gone. It is killed, for it may have threads that hang and can do nothing in order; a crash is what recovery is for.
 func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func()) {
-	out, load, seq := began.Out, uint64(0), began.Seq
+	load, seq := uint64(0), began.Seq
 	if began.Reading != nil {
 		load = began.Reading.Load
 	}
@@ -162,10 +142,8 @@ func (s *supervisor) watchPool(ctx context.Context, began pool.Report, end func(
 		}
 		seq = r.Seq
 		switch {
-		case r.Out:
-			out = true
-		case r.Failure != "" || r.Reading == nil:
-		case out || r.Reading.Load != load:
+		case r.Out || r.Failure != "" || r.Reading == nil:
+		case began.Out || r.Outages != began.Outages || r.Reading.Load != load:
 			s.log.Warn("the pool is back: the server starts again and goes through what was not acknowledged", "pool", r.Pool)
 			end()
 			select {

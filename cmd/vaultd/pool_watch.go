@@ -58,7 +58,7 @@ func (w *poolWatch) hear() error {
 	}
 	w.seq = news.Seq
 	w.last.Store(&news.Report)
-	if news.Report.Out {
+	if news.Report.Out || w.began != nil && news.Report.Outages != w.began.Outages {
 		w.once.Do(func() { close(w.out) })
 	}
 	return nil

@@ -46,11 +46,11 @@ type liveConfig struct {
 // fixed when a log or a vault is opened.
 var restartKeys = []string{"listen", "ssh.host_keys", "ssh.key_exchanges", "ssh.ciphers", "ssh.macs", "ssh.host_key_algorithms", "ssh.public_key_algorithms",
 	"confine", "store.barrier_interval", "store.segment_interval", "store.spare_slots", "store.user", "expire.user", "log.format",
-	"zfs.dataset", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
+	"zfs.dataset", "zfs.helper", "zfs.compression", "zfs.recordsize", "zfs.encryption", "zfs.keys", "zfs.reserve", "zfs.scrub", "zfs.poll", "metrics.listen", "metrics.tls_cert", "metrics.tls_key"}
 
 // reloadKeys are in force as soon as they are read; defaults are read by the commands themselves.
 var reloadKeys = []string{"ssh.banner", "ssh.login_grace", "ssh.max_auth_tries", "ssh.pre_auth_per_address", "ssh.pre_auth_total", "ssh.pre_auth_rate", "ssh.ban_max", "ssh.trust_addresses", "ssh.connections_per_tenant",
-	"ssh.sessions_per_connection", "ssh.sessions_per_tenant", "ssh.keepalive", "ssh.keepalive_missed", "ssh.idle", "ssh.session_idle", "ssh.drain",
+	"ssh.sessions_per_connection", "ssh.sessions_per_tenant", "ssh.keepalive", "ssh.keepalive_missed", "ssh.idle", "ssh.session_idle", "ssh.stop_grace", "ssh.drain",
 	"store.free_bytes", "store.free_inodes", "expire.interval", "expire.cool_down", "verify.every", "verify.rate", "expect.max_age", "log.level",
 	"defaults.mode", "defaults.quota", "defaults.quota_files", "defaults.seal_after", "defaults.resume_window", "defaults.durability", "defaults.snapshots",
 	"defaults.lock", "defaults.keep", "defaults.push_end_snapshots", "metrics.basic_auth", "metrics.per_tenant"}

@@ -180,7 +180,7 @@ func (x *expirer) config(t tenant.Tenant) retention.Config {
 		}
 		return now.Retention, err
 	}
-	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x.a, t.ID, dir},
+	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x, t.ID, dir},
 		CoolDown: x.coolDown, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name), Step: x.step}
 }
 
@@ -197,11 +197,8 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 	if x.a.listed(t).State == stateRemoved {
 		return true, nil
 	}
-	_, err := store.Directory{Dir: filepath.Join(x.a.dir, "tenants")}.Path(t.ID)
-	if err == nil {
-		err = x.emptyPlace(t)
-	}
-	if dry || !errors.Is(err, fs.ErrNotExist) {
+	at, err := x.a.placeOf(t.ID)
+	if dry || err != nil || at.dir != "" {
 		return false, err
 	}
 	chain := filepath.Join(x.a.expireOf(t), "chain")
@@ -221,22 +218,9 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 	return done, errors.Join(err, v.Close())
 }
 
-// emptyPlace is fs.ErrNotExist when a tenant's dataset is not mounted, and its place is an empty directory: so a removal that was killed may leave it.
-func (x *expirer) emptyPlace(t tenant.Tenant) error {
-	dataset, mounted, err := x.a.datasetOf(t.ID)
-	if err != nil || dataset == "" || mounted {
-		return err
-	}
-	list, err := os.ReadDir(filepath.Join(x.a.dir, "tenants", t.ID))
-	if err == nil && len(list) == 0 {
-		err = fmt.Errorf("%s is not mounted: %w", dataset, fs.ErrNotExist)
-	}
-	return err
-}
-
 // ending is how a removed tenant's dataset goes.
 type ending struct {
-	a       *app
+	x       *expirer
 	id, dir string
 }
 
@@ -252,13 +236,13 @@ type endReply struct {
 // Clear implements retention.Dataset.
 func (e ending) Clear(ctx context.Context, why string) (int, error) {
 	var out endReply
-	err := e.a.call(ctx, "tenant.clear", endRequest{e.id, why}, &out)
+	err := e.x.a.call(ctx, "tenant.clear", endRequest{e.id, why}, &out)
 	return out.Names, err
 }
 
 // Release implements retention.Dataset.
 func (e ending) Release(ctx context.Context) error {
-	return e.a.call(ctx, "tenant.release", endRequest{ID: e.id}, nil)
+	return e.x.a.call(ctx, "tenant.release", endRequest{ID: e.id}, nil)
 }
 
 func (o *operations) clear(ctx context.Context, in endRequest) (out endReply, err error) {

@@ -114,7 +114,7 @@ func (e *ended) run() (out expireReply, err error, killed bool) {
 	x, err := e.a.openExpirer(context.Background(), 7*testDay, slog.New(slog.DiscardHandler))
 	must(e.t, err)
 	x.machine = &e.machine
-	x.bodies = func(context.Context, tenant.Tenant) (retention.Bodies, error) { return e.bodies, nil }
+	x.bodies = func(context.Context, place) (retention.Bodies, error) { return e.bodies, nil }
 	steps := 0
 	x.step = func(string) {
 		if steps++; steps == e.kill {

@@ -38,6 +38,7 @@ func (s *spares) take(id string) error {
 	err := s.parent.Call("dataset", id, &left)
 	var refused *supervise.Error
 	if errors.As(err, &refused) && refused.Text == store.ErrNoSpare.Error() {
+		s.left.Store(0) // on ZFS it may be one that this server alone can not use
 		s.mu.Lock()
 		if s.out.IsZero() {
 			s.out = time.Now()
@@ -54,6 +55,16 @@ func (s *spares) take(id string) error {
 		s.log.Info("few spare datasets are left; the server starts again when no session is open", "left", left)
 	}
 	return nil
+}
+
+// follow asks how many are left; with "catalog" it also says that the catalog changed.
+func (s *spares) follow(verb string) error {
+	var left int64
+	err := s.parent.Call(verb, nil, &left)
+	if err == nil {
+		s.left.Store(left)
+	}
+	return err
 }
 
 // count is how many are left.

@@ -16,11 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
 	gossh "golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"vaultd/internal/admin"
 	"vaultd/internal/expect"
@@ -32,6 +30,7 @@ import (
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/zfshelper"
 )
 
 // loadConfig reads the configuration of the store that was named.
@@ -62,62 +61,47 @@ func (c *Config) sshdConfig(keys []gossh.Signer) sshd.Config {
 		Limits: sshd.Limits{LoginGrace: s.LoginGrace.Duration, MaxAuthTries: s.MaxAuthTries, PreAuthPerAddress: s.PreAuthPerAddress,
 			PreAuthTotal: s.PreAuthTotal, PreAuthRate: s.PreAuthRate, BanMax: orNone(s.BanMax), Trust: orNone(s.TrustAddresses), ConnsPerTenant: s.ConnectionsPerTenant, SessionsPerConn: s.SessionsPerConnection,
 			SessionsPerTenant: s.SessionsPerTenant, KeepAlive: s.KeepAlive.Duration, KeepAliveMissed: s.KeepAliveMissed,
-			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration},
+			Idle: s.Idle.Duration, SessionIdle: s.SessionIdle.Duration, Drain: s.Drain.Duration, StopGrace: s.StopGrace.Duration},
 		Algorithms: sshd.Algorithms{KeyExchanges: s.KeyExchanges, Ciphers: s.Ciphers, MACs: s.MACs,
 			HostKeys: s.HostKeyAlgorithms, PublicKeys: s.PublicKeyAlgorithms},
 	}
 }
 
-// newLogger logs to w: text on a terminal, JSON elsewhere, unless format says which.
-func newLogger(w io.Writer, format, level string) *slog.Logger {
-	return newLeveled(w, format, logLevel(level))
-}
-
-// logLevel reads a level that was checked with the configuration.
-func logLevel(text string) (l slog.Level) {
-	l.UnmarshalText([]byte(text))
-	return l
-}
-
-// newLeveled is newLogger with a level that may change.
-func newLeveled(w io.Writer, format string, l slog.Leveler) *slog.Logger {
-	f, isFile := w.(*os.File)
-	tty := isFile && term.IsTerminal(int(f.Fd()))
-	switch {
-	case format == "json", format == "auto" && !tty:
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-	case tty:
-		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: l, TimeFormat: time.DateTime, NoColor: os.Getenv("NO_COLOR") != ""}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
-}
-
 func (a *app) initCommand() *cobra.Command {
+	var f initFlags
 	var idle bool
-	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key", Args: cobra.NoArgs,
-		Long: "Makes what is missing of a store, and with store.user in the configuration gives each user its part of it: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
+	c := &cobra.Command{Use: "init", Short: "Make a store: a directory with a catalog and a host key, and with --pool a dataset on ZFS for its tenants", Args: cobra.NoArgs,
+		Long: "Makes what is missing of a store; what is there stays. With --pool or --dataset each tenant gets a ZFS dataset of its own below one that is mounted at tenants/ in the store: init shows what it would do and does it with --yes, or asked at a terminal. Tenants that were there before are served from former/ in the store until each is moved (vaultd tenant move). With store.user in the configuration each user gets its part of the store: run it again to put owners and modes right. On a machine where the package is installed, and for its store, the server is started.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.pool+f.dataset != "" {
+				if err := a.initZFS(cmd.Context(), &f); err != nil {
+					return err
+				}
+				return a.startAfter(cmd.Context(), idle)
+			}
 			conf, err := a.loadConfig()
 			if err != nil {
 				return err
 			}
-			start := !idle && a.startable()
 			if a.dryRun {
-				return a.planInit(a.stdout, conf, start)
+				return a.planInit(a.stdout, conf, !idle && a.startable())
 			}
 			if err := a.initStore(conf); err != nil {
 				return err
 			}
+			if err := a.startAfter(cmd.Context(), idle); err != nil {
+				return err
+			}
 			next := a.self("serve")
-			if start {
-				if err := a.startUnit(cmd.Context()); err != nil {
-					return err
-				}
+			if !idle && a.startable() {
 				next = a.self("status")
 			}
 			fmt.Fprintf(a.stdout, "store in %s\n\nnext:\n  %s\n  %s\n", a.dir, a.self("tenant", "add", "NAME", "--key", "FILE.pub", "--quota", "500G"), next)
 			return nil
 		}}
+	c.Flags().StringVar(&f.pool, "pool", "", "put the tenants into the dataset vaultd of this ZFS pool")
+	c.Flags().StringVar(&f.dataset, "dataset", "", "put the tenants into this ZFS dataset")
+	c.Flags().BoolVar(&f.yes, "yes", false, "with --pool or --dataset: ask nothing")
 	c.Flags().BoolVar(&idle, "no-start", false, "leave the installed server as it is")
 	a.dryRunFlag(c)
 	return c
@@ -214,7 +198,7 @@ func (a *app) serve(ctx context.Context, conf *Config, h *handover) error {
 	if err != nil {
 		return err
 	}
-	sc, err := a.overZFS(conf.storeConfig(log), conf)
+	sc, err := a.overZFS(conf.storeConfig(log), conf, zfshelper.Remote{Caller: h.parent})
 	if err != nil {
 		return err
 	}
@@ -267,7 +251,8 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		listeners, addrs = append(listeners, l), append(addrs, l.Addr().String())
 	}
 	started := time.Now()
-	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: acc.reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
+	ops := &operations{st: st, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),
@@ -294,21 +279,24 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		go h.pool.run(ctx, st, door.Abandon)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return door.Serve(gctx, listeners...) })
+	// What sessions rely on goes on until the last of them has ended: barriers, keys that expire, processors.
+	sctx, quiet := context.WithCancel(context.WithoutCancel(gctx))
+	defer quiet()
+	g.Go(func() error { defer quiet(); return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
-	g.Go(func() error { return st.Run(gctx) })
+	g.Go(func() error { return st.Run(sctx) })
 	g.Go(func() error { return known.settle(gctx, st) })
-	g.Go(func() error { return acc.watch(gctx) })
+	g.Go(func() error { return acc.watch(sctx) })
 	g.Go(func() error { return meter.run(gctx) })
 	g.Go(func() error { return count.serve(gctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })
 	if os.Getenv("GOMAXPROCS") == "" {
-		g.Go(func() error { return governProcs(gctx, h.Procs) })
+		g.Go(func() error { return governProcs(sctx, h.Procs) })
 	}
 	if os.Getenv("GOGC") == "" {
-		g.Go(func() error { return governHeap(gctx) })
+		g.Go(func() error { return governHeap(sctx) })
 	}
 	for _, addr := range addrs {
 		fmt.Fprintf(a.stderr, "vaultd: listening on %s\n", addr)

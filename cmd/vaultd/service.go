@@ -16,6 +16,7 @@ import (
 	"vaultd/internal/inventory"
 	"vaultd/internal/journal"
 	"vaultd/internal/pool"
+	"vaultd/internal/snapshot"
 	"vaultd/internal/sshd"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -152,7 +153,9 @@ func (o *operations) snapshots(ctx context.Context, in tenantRef) ([]snapshotRep
 
 type takenReply struct {
 	snapshotReply
-	Took time.Duration `json:"took_ns"` // the server's work
+	Body   *snapshot.Body `json:"body,omitempty"`    // on ZFS
+	NoBody string         `json:"no_body,omitempty"` // why it has none, where it should
+	Took   time.Duration  `json:"took_ns"`           // the server's work
 }
 
 func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (takenReply, error) {
@@ -171,7 +174,11 @@ func (o *operations) takeSnapshot(ctx context.Context, in snapshotRequest) (take
 		return takenReply{snapshotReply: snapshotReply{Name: in.Name, Kind: "manual", Time: begin.UTC()}}, err
 	}
 	s, err := o.st.Snapshot(ctx, t, in.Name, "manual")
-	return takenReply{snapshotOf(s), time.Since(begin)}, err
+	out := takenReply{snapshotReply: snapshotOf(s.SnapshotInfo), Body: s.Body, Took: time.Since(begin)}
+	if s.NoBody != nil {
+		out.NoBody = s.NoBody.Error()
+	}
+	return out, err
 }
 
 // pathRequest carries a client's path as bytes: names need not be UTF-8.
@@ -424,7 +431,11 @@ func (a *app) local(f func(*operations) error) error {
 		return err
 	}
 	log, known := newLogger(a.stderr, "text", "warn"), new(facts)
-	sc, err := a.overZFS(conf.storeConfig(log), conf)
+	verbs, err := a.helper(conf, log)
+	if err != nil {
+		return err
+	}
+	sc, err := a.overZFS(conf.storeConfig(log), conf, verbs)
 	if err != nil {
 		return err
 	}

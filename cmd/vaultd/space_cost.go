@@ -54,15 +54,19 @@ func (x *expirer) costOf(ctx context.Context, t tenant.Tenant, e *retention.Expi
 
 // heldByZFS asks ZFS what snapshots hold that is nowhere else; nil where the tenant has no dataset.
 func (x *expirer) heldByZFS(ctx context.Context, t tenant.Tenant, p *retention.Plan) (*spaceZFS, error) {
-	dataset, mounted, err := x.a.datasetOf(t.ID)
-	if err != nil || !mounted || p.Bodies == nil || x.zfs == nil {
+	at, err := x.a.placeOf(t.ID)
+	if err != nil || at.dataset == "" || p.Bodies == nil {
 		return nil, err
 	}
-	d, err := x.zfs.Get(ctx, dataset)
+	client, err := x.client()
 	if err != nil {
 		return nil, err
 	}
-	return &spaceZFS{Dataset: dataset, Snapshots: int64(d.UsedBySnapshots), Bodies: len(p.Bodies.Kept) + len(p.Bodies.Go), Others: len(p.Bodies.Others),
+	d, err := client.Get(ctx, at.dataset)
+	if err != nil {
+		return nil, err
+	}
+	return &spaceZFS{Dataset: at.dataset, Snapshots: int64(d.UsedBySnapshots), Bodies: len(p.Bodies.Kept) + len(p.Bodies.Go), Others: len(p.Bodies.Others),
 		Strange: len(p.Bodies.Strange)}, nil
 }
 
@@ -72,7 +76,7 @@ func (c spaceCost) show(w io.Writer) {
 	if c.Churn.Out > 0 {
 		fmt.Fprintf(w, " and the lock lets go of %s", size(c.Churn.Out))
 	}
-	fmt.Fprintf(w, " (%d days)", c.Churn.Days)
+	fmt.Fprintf(w, " (last %dd)", c.Churn.Days)
 	switch {
 	case !c.Full.IsZero():
 		fmt.Fprintf(w, "; at this rate full on %s", c.Full.Format(time.DateOnly))

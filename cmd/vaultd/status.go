@@ -63,17 +63,24 @@ func (o *operations) status(context.Context, struct{}) (statusReply, error) {
 	if err != nil {
 		return statusReply{}, err
 	}
-	out := statusReply{Dir: o.st.Dir, Time: inv.Time, Pool: inv.Pool, Quotas: o.committed(), Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
+	out := statusOf(inv)
+	out.Dir, out.Quotas = o.st.Dir, o.committed()
 	if o.server != nil {
 		s := o.server()
 		out.Server = &s
 	}
+	return out, nil
+}
+
+// statusOf is what an inventory tells.
+func statusOf(inv inventory.Inventory) statusReply {
+	out := statusReply{Time: inv.Time, Pool: inv.Pool, Summary: inv.Sum(), Tenants: make([]tenantStatus, 0, len(inv.Tenants))}
 	for _, t := range inv.Tenants {
 		u := t.Usage
 		out.Tenants = append(out.Tenants, tenantStatus{Tenant: t, usageReply: usageReply{Tenant: t.Name, Live: u.Live, Versions: u.Versions, Staging: u.Staging,
 			Journal: u.Journal, Used: u.Used(), Limit: t.Quota.Bytes, Files: u.Files, FilesLimit: t.Quota.Files, ReadOnly: t.ReadOnly}})
 	}
-	return out, nil
+	return out
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -108,6 +115,17 @@ func nearlyFull(u usageReply) bool { return u.Limit > 0 && u.Used*10 >= u.Limit*
 
 // damaged is how many contents verification found wrong.
 func (t *tenantStatus) damaged() int64 { return t.Verify.Wrong }
+
+// first orders tenants of one level: those that lose data come before those that get none.
+func (t *tenantStatus) first() int {
+	switch {
+	case t.damaged() > 0:
+		return 2
+	case t.usageReply.ReadOnly != "":
+		return 1
+	}
+	return 0
+}
 
 // level is how bad it stands with a tenant.
 func (t *tenantStatus) level() expect.Level {
@@ -167,6 +185,9 @@ func verdictText(v expect.Verdict) string {
 func (s *statusReply) judge() {
 	slices.SortStableFunc(s.Tenants, func(a, b tenantStatus) int {
 		if d := int(b.level()) - int(a.level()); d != 0 {
+			return d
+		}
+		if d := b.first() - a.first(); d != 0 {
 			return d
 		}
 		if d := expect.Compare(a.Verdict, b.Verdict); d != 0 && a.Verdict.State != b.Verdict.State {
@@ -233,7 +254,7 @@ func (s *statusReply) judge() {
 	if strange > 0 {
 		say(expect.Warning, "%d of %d tenants have snapshots on ZFS that nobody knows: see below, and vaultd expire --dry-run", strange, sum.Tenants)
 	}
-	good := fmt.Sprintf("%d of %d backed up", sum.BackedUp-sum.New, sum.Tenants-sum.Suspended)
+	good := fmt.Sprintf("%d of %d backed up", sum.BackedUp, sum.Tenants-sum.Suspended)
 	if sum.New > 0 {
 		good += fmt.Sprintf(", %d new", sum.New)
 	}

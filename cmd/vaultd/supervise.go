@@ -27,6 +27,7 @@ import (
 	"vaultd/internal/pool"
 	"vaultd/internal/store"
 	"vaultd/internal/supervise"
+	"vaultd/internal/zfshelper"
 )
 
 // program is the running program itself, even when its file was replaced.
@@ -39,8 +40,10 @@ type supervisor struct {
 	a      *app
 	conf   *Config // Expire and Log change with reloads, and are guarded by mu
 	log    *slog.Logger
-	spares *store.Spares
-	care   *pool.Care // nil: the store is not on ZFS
+	spares spareMaker
+	zfs    *store.ZFS      // nil: tenants are directories
+	helper zfshelper.Verbs // of zfs
+	care   *pool.Care      // nil: the store is not on ZFS
 	boot   string
 	procs  int
 
@@ -128,7 +131,9 @@ func (s *supervisor) prepare(ctx context.Context) error {
 	if s.boot, err = store.BootID(); err != nil {
 		return err
 	}
-	s.spares = store.NewSpares(dir)
+	if err := s.prepareZFS(ctx, dir); err != nil {
+		return err
+	}
 	if s.care, err = s.a.poolCare(s.conf, s.log); err != nil {
 		return err
 	}
@@ -293,18 +298,15 @@ type begun struct {
 	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
 	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
 	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
-	Group     int           `json:"group"`     // that may give commands; admin.NoGroup: none
+	Group     bool          `json:"group"`     // may give commands, too: see package admin
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
-	var began pool.Report
-	if s.care != nil {
-		began = s.care.Report()
-	}
+	began := s.poolBefore()
 	s.layout.Bare, s.untried = began.Out, began.Out
 	if !began.Out {
-		if err := s.prepareDatasets(); err != nil {
+		if err := s.prepareDatasets(ctx); err != nil {
 			return false, err
 		}
 	}
@@ -331,7 +333,9 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	}
 	var leaving atomic.Bool
 	answered := make(chan error, 1)
-	verbs := s.verbs(&leaving, listeners, s.metrics != nil)
+	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
+	defer forget()
+	verbs := s.verbs(asked, &leaving, listeners, s.metrics != nil)
 	watch, unwatch := context.WithCancel(ctx)
 	defer unwatch()
 	if s.care != nil {
@@ -347,6 +351,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	err = s.wait(ctx, cmd)
 	close(ended)
 	<-relayed
+	forget()
 	here.Close()
 	if e := <-answered; e != nil {
 		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
@@ -355,26 +360,17 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 }
 
 // prepareDatasets makes what a server needs to be there before it is confined.
-func (s *supervisor) prepareDatasets() error {
-	spoiled, err := s.spares.Prepare(s.conf.Store.SpareSlots)
-	if err := s.unlessFull(err); err != nil {
+func (s *supervisor) prepareDatasets(ctx context.Context) error {
+	spoiled, err := s.spares.Prepare(ctx, s.conf.Store.SpareSlots)
+	if err := s.unlessStorage(err); err != nil {
 		return err
 	}
 	for _, path := range spoiled {
-		s.log.Error("a spare dataset is not as it was made: somebody wrote to it; it is not used", "path", path)
+		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, or its tenant's entry is lost (vaultd adopt); it is not used", "path", path)
 	}
 	err = s.layout.MakeProbe()
 	s.untried = err != nil
-	return s.unlessFull(err)
-}
-
-// unlessFull passes an error on, but that of a full disk: who is there can still read (P7).
-func (s *supervisor) unlessFull(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		s.log.Error("the disk is full: no datasets are made ahead for new tenants", "error", err.Error())
-		return nil
-	}
-	return err
+	return s.unlessStorage(err)
 }
 
 func (s *supervisor) args() []string {
@@ -430,13 +426,13 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(leaving *atomic.Bool, listeners int, metered bool) map[string]supervise.Verb {
+func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int, metered bool) map[string]supervise.Verb {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
 	group := s.admin.Group()
-	return map[string]supervise.Verb{
+	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
 				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered}, nil
@@ -466,7 +462,7 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int, metered bool) ma
 			if err := json.Unmarshal(args, &id); err != nil {
 				return nil, err
 			}
-			err := s.spares.Take(id)
+			err := s.spares.Take(ctx, id)
 			return s.spares.Left(), err
 		},
 		"alive": func(json.RawMessage) (any, error) {
@@ -477,7 +473,14 @@ func (s *supervisor) verbs(leaving *atomic.Bool, listeners int, metered bool) ma
 			leaving.Store(true)
 			return nil, nil
 		},
+		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
 	}
+	if s.zfs != nil {
+		for _, name := range []string{"zfs.take", "zfs.bodies", "zfs.datasets", "zfs.pool"} {
+			table[name] = zfshelper.Table(ctx, s.helper)[name]
+		}
+	}
+	return table
 }
 
 // afterReady calls ready. When that fails, all ends as by a signal.

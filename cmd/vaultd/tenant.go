@@ -200,7 +200,7 @@ func (a *app) tenantAdd() *cobra.Command {
 		if n.Over, err = a.nameless(args[0]); err != nil {
 			return err
 		}
-		t, added, err := a.catalog().AddTenant(n)
+		t, added, err := a.addTenant(conf, n)
 		if err != nil {
 			return err
 		}

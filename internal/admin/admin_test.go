@@ -587,7 +587,7 @@ func TestInherit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, err := admin.Inherit(f, admin.NoGroup)
+	in, err := admin.Inherit(f, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -616,5 +616,33 @@ func TestInherit(t *testing.T) {
 	}
 	if _, err := admin.Dial(dir); !errors.Is(err, admin.ErrNotRunning) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A set-group-id directory lets its group in, and only there is the mode wider; the socket is in run/ where that is.
+func TestGroup(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "run"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir  fs.FileMode
+		want fs.FileMode
+	}{{0o750, 0o600}, {0o750 | fs.ModeSetgid, 0o660}, {0o770, 0o600}} {
+		if err := os.Chmod(filepath.Join(dir, "run"), c.dir); err != nil {
+			t.Fatal(err)
+		}
+		l, err := admin.Listen(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := serve(t, l, &admin.Server{Calls: map[string]admin.Call{}})
+		if i, err := os.Lstat(filepath.Join(dir, "run", "admin.sock")); err != nil || i.Mode().Perm() != c.want || l.Group() != (c.want == 0o660) {
+			t.Errorf("%v: %v, %v; group %v", c.dir, i, err, l.Group())
+		}
+		if _, err := admin.Dial(dir); err != nil {
+			t.Errorf("%v: %v", c.dir, err)
+		}
+		stop()
 	}
 }

@@ -11,8 +11,8 @@
 //
 // It guarantees that only the server's own user and root get an answer, and where the socket's directory has the
 // set-group-id bit also the members of its group: the socket's mode is 0600, or 0660 there, from the instant at
-// which it has its name, and each connection's peer is checked besides (SO_PEERCRED, SO_PEERGROUPS). Whoever passes
-// is trusted with everything that the calls can do. It guarantees that a stream that was cut short is an error at
+// which it has its name, so that the kernel lets nobody else connect. Without a group each connection's peer is checked
+// besides (SO_PEERCRED). Whoever passes is trusted with everything that the calls can do. It guarantees that a stream that was cut short is an error at
 // the reader and not an end, and that of two servers on one store the second fails with ErrRunning.
 //
 // It does not keep bytes that are not UTF-8 in JSON strings: calls that speak of clients' names use []byte.

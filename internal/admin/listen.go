@@ -6,10 +6,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +17,7 @@ type Listener struct {
 	unix  *net.UnixListener
 	dir   *os.File // open as long as the socket: its path may go through this descriptor; nil when inherited
 	lock  *os.File // holds flock(2); its release is the last step of Close
-	group int      // whose members may speak, too; NoGroup: nobody's
+	group bool     // its members may speak, too: the kernel let in who could connect
 	allow func(Peer) bool
 	deny  func(Peer) // told of refused peers; set by Serve before the first Accept
 
@@ -29,13 +27,9 @@ type Listener struct {
 
 // Peer is the process at the other end, as the kernel saw it at connect(2).
 type Peer struct {
-	UID    uint32
-	PID    int32
-	Groups []uint32
+	UID uint32
+	PID int32
 }
-
-// NoGroup is the group of a socket that belongs to its user alone.
-const NoGroup = -1
 
 // Listen binds the socket in dir. A socket that a dead server left is replaced; a live server is ErrRunning.
 //
@@ -46,7 +40,7 @@ const NoGroup = -1
 // The rename replaces a stale socket at once: at no moment can a client meet the name with a wider mode,
 // and two servers that start together can not unlink each other's socket.
 func Listen(dir string) (_ *Listener, err error) {
-	l := newListener(nil, NoGroup)
+	l := newListener(nil, false)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("listen for commands: %w", errors.Join(err, l.release()))
@@ -87,11 +81,9 @@ func Listen(dir string) (_ *Listener, err error) {
 	return l, nil
 }
 
-func newListener(u *net.UnixListener, group int) *Listener {
+func newListener(u *net.UnixListener, group bool) *Listener {
 	l := &Listener{unix: u, group: group, deny: func(Peer) {}}
-	l.allow = func(p Peer) bool {
-		return ownerOrRoot(p) || l.group != NoGroup && slices.Contains(p.Groups, uint32(l.group))
-	}
+	l.allow = func(p Peer) bool { return l.group || ownerOrRoot(p) }
 	return l
 }
 
@@ -101,7 +93,7 @@ func (l *Listener) setMode(dir int) error {
 	err := errors.Join(unix.Fstat(dir, &d), unix.Fstatat(dir, newName, &s, unix.AT_SYMLINK_NOFOLLOW))
 	mode := uint32(0o600)
 	if err == nil && d.Mode&unix.S_ISGID != 0 && s.Gid == d.Gid {
-		mode, l.group = 0o660, int(s.Gid)
+		mode, l.group = 0o660, true
 	}
 	if err == nil {
 		err = unix.Fchmodat(dir, newName, mode, 0)
@@ -115,12 +107,12 @@ func (l *Listener) setMode(dir int) error {
 // File returns a copy of the listening socket, for a process that Inherit makes it a Listener of again.
 func (l *Listener) File() (*os.File, error) { return l.unix.File() }
 
-// Group is the group whose members may speak to us besides our own user and root, or NoGroup.
-func (l *Listener) Group() int { return l.group }
+// Group reports whether the members of the socket's group may speak to us, besides our own user and root.
+func (l *Listener) Group() bool { return l.group }
 
-// Inherit makes a Listener of a socket that another process bound, for the Group that it had there. The name and the lock stay that
+// Inherit makes a Listener of a socket that another process bound, as open as Group says it was there. The name and the lock stay that
 // process's. f is closed.
-func Inherit(f *os.File, group int) (*Listener, error) {
+func Inherit(f *os.File, group bool) (*Listener, error) {
 	n, err := net.FileListener(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("listen for commands: %w", err)
@@ -193,37 +185,12 @@ func peerOf(c *net.UnixConn) (Peer, error) {
 		return Peer{}, err
 	}
 	var cred *unix.Ucred
-	var groups []uint32
 	var cerr error
-	err = raw.Control(func(fd uintptr) {
-		if cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); cerr == nil {
-			groups, cerr = peerGroups(fd)
-		}
-	})
+	err = raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err := errors.Join(err, cerr); err != nil {
 		return Peer{}, fmt.Errorf("read peer credentials: %w", err)
 	}
-	return Peer{UID: cred.Uid, PID: cred.Pid, Groups: append(groups, cred.Gid)}, nil
-}
-
-// maxGroups is NGROUPS_MAX (limits.h).
-const maxGroups = 65536
-
-// peerGroups are the supplementary groups of the peer (SO_PEERGROUPS of unix(7)).
-func peerGroups(fd uintptr) ([]uint32, error) {
-	for n := uint32(32); ; n = maxGroups {
-		list := make([]uint32, n)
-		size := 4 * n
-		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
-			uintptr(unsafe.Pointer(&list[0])), uintptr(unsafe.Pointer(&size)), 0)
-		if errno == unix.ERANGE && n < maxGroups {
-			continue
-		}
-		if errno != 0 {
-			return nil, errno
-		}
-		return list[:size/4], nil
-	}
+	return Peer{UID: cred.Uid, PID: cred.Pid}, nil
 }
 
 // Addr implements net.Listener.

@@ -345,7 +345,7 @@ var errFar = errors.New("far enough")
 // names' own keys right after the snapshot.
 func (c *comparison) history() error {
 	if len(c.waiting) > 0 { // what was said lately is in the open segment
-		if err := c.v.closeSegment(nil); err != nil && !errors.Is(err, ErrReadOnly) {
+		if err := c.v.closeSegment(nil, false); err != nil && !errors.Is(err, ErrReadOnly) {
 			return err
 		}
 	}

@@ -266,6 +266,26 @@ func TestBodyIsTheView(t *testing.T) {
 	}
 }
 
+// While names stand still the disk has all that the journal says, attributes that were set a moment ago included.
+func TestBodyWhileNamesStand(t *testing.T) {
+	b := newBodied(t, appendonly.Policy{Mode: appendonly.Versioned})
+	a := b.as("alice")
+	plant(t, a, 20)
+	ok(t, b.vault.Barrier(t.Context()))
+	ok(t, a.SetMeta("d/f", meta(0o700, 5, 5, 4321, nil), true))
+	ok(t, putMeta(a, "last", "last", meta(0o711, 6, 6, 765, map[string][]byte{"user.x": []byte("y")})))
+	_, move, err := b.vault.Stand(t.Context(), "one", "@hourly", time.Minute)
+	ok(t, err)
+	b.keep("one")
+	if !move() {
+		t.Error("names did not stand still")
+	}
+	changeAll(t, a)
+	if got, done := b.compare("one", appendonly.CompareOptions{Hash: true}); len(got) > 0 || done.Amended > 1 {
+		t.Errorf("%q, %+v", got, done)
+	}
+}
+
 // openBelow lists this process's descriptors below a directory.
 func openBelow(t testing.TB, dir string) (out []string) {
 	list, err := os.ReadDir("/proc/self/fd")

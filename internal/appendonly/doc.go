@@ -3,6 +3,7 @@
 //	policy.go      Decide: the whole policy, pure: mode, role, operation, state -> effect
 //	fs.go          FS, one session's view: opening and creating
 //	namespace.go   FS: directories, links, removing, renaming, attributes
+//	body.go        what the file system keeps of a snapshot; body_view.go: reading there; body_compare.go: against the index
 //	view.go        FS: looking up and listing, live and in the past (/.vault); versions.go: everything a name stood for
 //	root.go        a session's root: the one place where its paths become the tenant's
 //	ceiling.go     what a key may add in a day
@@ -23,7 +24,8 @@
 // file has been closed under a temporary name and is not sealed yet: its key may rename, remove or write it
 // again, for a day. A sealed name never stands for less: in strict mode it does not move on at
 // all, in versioned mode what it stood for stays readable at every instant at which it did. An instant
-// is a record's number in the journal. A barrier makes everything before it stable.
+// is a record's number in the journal. A snapshot is a name for one; its body is the dataset as the file
+// system kept it then, where it does. A barrier makes everything before it stable.
 //
 // # Guarantees
 //

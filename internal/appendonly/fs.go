@@ -76,13 +76,15 @@ type FS struct {
 	mu       sync.Mutex // guards what follows
 	uploads  map[*Upload]struct{}
 	instants map[string]Seq // relative times, resolved once
+	snaps    map[string]Seq // snapshots by name, where they were last
+	latestAt Seq            // the newest record when snaps["latest"] was
 	closed   bool
 }
 
 // Session begins a session. Its FS must be closed.
 func (v *Vault) Session(who Who) *FS {
 	v.sessions.Add(1)
-	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{},
+	return &FS{v: v, who: who, since: journal.Seq(v.head.Load()), uploads: map[*Upload]struct{}{}, instants: map[string]Seq{}, snaps: map[string]Seq{},
 		count: counting{watch: v.Policy().Watch}}
 }
 
@@ -355,7 +357,7 @@ func (f *FS) Create(path string, o CreateOptions) (up *Upload, err error) {
 // how much is there, would leave a hole.
 func (f *FS) create(path string, o CreateOptions, meta Meta) (u, running *Upload, err error) {
 	u = &Upload{f: f, v: f.v, id: journal.NewID(), key: f.who.Key, handles: 1, append: -1, bound: -1, meta: meta, opened: f.v.cfg.Now()}
-	f.v.mu.Lock()
+	f.v.lockNames()
 	var s spot
 	if o.Create {
 		err = f.needRoot(path)
@@ -577,7 +579,7 @@ func (f *FS) Replace(path string, data []byte, m Meta) (err error) {
 }
 
 func (f *FS) replace(path string, id journal.ID, data []byte, meta Meta) error {
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	if err := f.needRoot(path); err != nil {
 		return err

@@ -73,7 +73,7 @@ func (f *FS) make(op Op, path string, m Meta, k Kind, apply func(*journal.Record
 	if err != nil {
 		return err
 	}
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	if err := f.needRoot(path); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (f *FS) treeError(op Op, s *spot, err error) error {
 // Link gives the file at old the further name path.
 func (f *FS) Link(old, path string) (err error) {
 	defer func() { f.count.denied(err) }()
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	from, err := f.spot(OpLink, old)
 	if err != nil {
@@ -189,7 +189,7 @@ func (f *FS) Link(old, path string) (err error) {
 // Remove drops a name that is not a directory's: an own unfinished upload, a lock, or (versioned) a live name.
 func (f *FS) Remove(path string) (err error) {
 	defer func() { f.count.denied(err) }()
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	s, err := f.spot(OpRemove, path)
 	if err != nil {
@@ -273,7 +273,7 @@ func (f *FS) end(s *spot, effect Effect) error {
 // Rmdir drops an empty directory.
 func (f *FS) Rmdir(path string) (err error) {
 	defer func() { f.count.denied(err) }()
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	s, err := f.spot(OpRmdir, path)
 	if err != nil {
@@ -312,7 +312,7 @@ func (f *FS) Rmdir(path string) (err error) {
 // Rename moves a name. With replace, an existing target is overwritten as Create would; without, it is fs.ErrExist.
 func (f *FS) Rename(from, to string, replace bool) (err error) {
 	defer func() { f.count.denied(err) }()
-	f.v.mu.Lock()
+	f.v.lockNames()
 	defer f.v.mu.Unlock()
 	src, err := f.spot(OpRename, from)
 	if err != nil {
@@ -585,7 +585,7 @@ func (f *FS) moveDir(src, dst *spot) error {
 // symlink at its end is refused: no change follows one.
 func (f *FS) SetMeta(path string, m Meta, follow bool) (err error) {
 	defer func() { f.count.denied(err) }()
-	f.v.mu.Lock()
+	f.v.lockNames()
 	if own, err := clean(OpSetMeta, path); err == nil && own == "" {
 		if err := f.needRoot(path); err != nil {
 			f.v.mu.Unlock()

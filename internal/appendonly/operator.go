@@ -52,7 +52,7 @@ func (v *Vault) Freed(freed []journal.Freed, dropped []journal.Seq) error {
 	if len(r.Freed)+len(r.Dropped) == 0 {
 		return nil
 	}
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	return v.commit(r, journal.Loc{}, journal.Loc{})
 }
@@ -188,7 +188,7 @@ func ignoreMissing(err error) error {
 
 // retireOne lets one name go, if it still stands for e and, of a directory, nothing came into it meanwhile.
 func (v *Vault) retireOne(at journal.Loc, e *journal.Entry, why string, each func(Retired)) error {
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	now, err := v.entry(at)
 	if err != nil || now == nil || now.From != e.From {

@@ -49,7 +49,7 @@ func (v *Vault) contentHash(e *journal.Entry) (journal.Hash, error) {
 // publish lets loc stand for u's content, if it still stands for there and is still where u goes;
 // otherwise it reports false. u.mu is held.
 func (v *Vault) publish(u *Upload, op Op, loc journal.Loc, there *journal.Entry) (bool, error) {
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	if u.removed {
 		return true, v.vol.Discard(u.id)
@@ -301,7 +301,7 @@ func (v *Vault) hashLater(id journal.ID, size int64, d *digest) {
 	go func() {
 		defer v.done.Done()
 		h, err := v.hashNow(id, size, d)
-		v.mu.Lock()
+		v.lockNames()
 		defer v.mu.Unlock()
 		v.pendingHashes--
 		if err == nil {
@@ -376,7 +376,7 @@ func (v *Vault) sealFresh(at journal.Loc, e *journal.Entry) error {
 
 // SealKey seals what a key left fresh and ends its interrupted uploads: it was revoked.
 func (v *Vault) SealKey(key string) error {
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	places, err := v.idx.Fresh()
 	if err != nil {

@@ -56,7 +56,7 @@ func (v *Vault) recover(tail *journal.Tail) error {
 		}
 		v.covered = 0
 		if tail.Dirty || v.dirty() {
-			if err := v.closeSegment(nil); err != nil {
+			if err := v.closeSegment(nil, false); err != nil {
 				return err
 			}
 		}
@@ -449,7 +449,7 @@ func (v *Vault) prune(rel string, h TreeEntry) (gone bool, err error) {
 // RebuildTree makes the live tree from journal and store again, comparing every name. It returns how
 // many names it mended.
 func (v *Vault) RebuildTree() (int, error) {
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	return v.reconcile(nil, 0)
 }

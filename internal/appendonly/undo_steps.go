@@ -124,7 +124,7 @@ func (u *undoing) movesBack(p *place) bool {
 
 // moveDir moves the directory that p stood for back, if it is somewhere else and p's place is free.
 func (u *undoing) moveDir(ctx context.Context, p *place) (bool, error) {
-	u.v.mu.Lock()
+	u.v.lockNames()
 	defer u.v.mu.Unlock()
 	from, err := u.dirPath(p.then.Dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && p.now != nil && p.now.Dir == p.then.Dir {
@@ -222,7 +222,7 @@ func (u *undoing) lost(e *journal.Entry) (string, error) {
 }
 
 func (u *undoing) bringBack(p *place) (why string, err error) {
-	u.v.mu.Lock()
+	u.v.lockNames()
 	defer u.v.mu.Unlock()
 	if why, err = u.lost(p.then); why != "" || err != nil {
 		return why, err

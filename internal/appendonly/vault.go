@@ -70,7 +70,9 @@ type Vault struct {
 	wake     chan struct{} // the keeper is to settle
 	inline   bool          // tests that are to be the same each time: no settling beside them
 
-	mu            sync.Mutex // serializes every change of names; guards what follows
+	mu            sync.Mutex // serializes every change of names; guards what follows. Who changes names takes it with lockNames
+	still         bool       // names stand still: see Stand
+	moving        *sync.Cond // names may change again; its lock is mu
 	policy        Policy
 	uploads       map[journal.Loc][]*Upload // open and interrupted ones, oldest first
 	unsynced      map[journal.ID]struct{}   // contents with bytes that no Sync has covered
@@ -141,6 +143,7 @@ func Open(cfg Config) (*Vault, error) {
 	v := &Vault{cfg: cfg, vol: cfg.Volume, policy: cfg.Policy, bodies: newBodies(),
 		uploads: map[journal.Loc][]*Upload{}, unsynced: map[journal.ID]struct{}{}, unsealed: map[journal.ID]sealing{}, due: work{ready: map[journal.ID]sealing{}}, wake: make(chan struct{}, 1),
 		repeated: map[journal.Loc]repeat{}, renamed: map[journal.Loc]rename{}, scratch: map[journal.Loc]*lockFile{}}
+	v.moving = sync.NewCond(&v.mu)
 	v.ctx, v.stop = context.WithCancel(context.Background())
 	tail, err := v.openJournal()
 	if err != nil {
@@ -221,7 +224,7 @@ func (v *Vault) Close() error {
 	v.closeBodies(true)
 	err := v.Err()
 	if err == nil {
-		err = v.closeSegment(nil)
+		err = v.closeSegment(nil, false)
 		v.settle()
 	}
 	v.done.Wait()
@@ -316,6 +319,9 @@ func (v *Vault) undo(err error, back func() error) error {
 func (v *Vault) commit(r *journal.Record, at, to journal.Loc) error {
 	if err := v.Err(); err != nil {
 		return err
+	}
+	if v.still {
+		return errStill
 	}
 	if at.Dir == nowhere || to.Dir == nowhere {
 		return pathError(OpCreate, r.Path, fs.ErrNotExist)
@@ -475,8 +481,8 @@ func (v *Vault) flush(frozen bool) {
 
 // closeSegment closes the journal's open segment, with r (may be nil) as its last record but one. A
 // closed segment ends with a barrier that covers all of it: nothing in it is ever unproven. The
-// barrier before did nearly all of the work; the names stand still for what is left of it.
-func (v *Vault) closeSegment(r *journal.Record) error {
+// barrier before did nearly all of the work; the names stand still for what is left of it, and with stand for longer.
+func (v *Vault) closeSegment(r *journal.Record, stand bool) error {
 	v.barrierMu.Lock()
 	defer v.barrierMu.Unlock()
 	if err := v.Err(); err != nil {
@@ -503,6 +509,7 @@ func (v *Vault) closeSegment(r *journal.Record) error {
 		}
 	}
 	v.segment = time.Time{}
+	v.still = stand && err == nil
 	v.mu.Unlock()
 	if err != nil {
 		return err
@@ -589,13 +596,15 @@ func (v *Vault) tick() {
 		v.cfg.Log.Error("note uploads", "error", err.Error())
 	}
 	v.mu.Lock()
-	v.sealOld()
+	if !v.still {
+		v.sealOld()
+	}
 	v.forget()
 	old := !v.segment.IsZero() && v.cfg.Now().Sub(v.segment).Abs() >= v.cfg.SegmentEvery
 	v.mu.Unlock()
 	err := v.Barrier(v.ctx)
 	if err == nil && old {
-		err = v.closeSegment(nil)
+		err = v.closeSegment(nil, false)
 		v.settle()
 	}
 	if err != nil && v.ctx.Err() == nil && !errors.Is(err, ErrReadOnly) {
@@ -624,33 +633,6 @@ func (v *Vault) forget() {
 			}
 		}
 	}
-}
-
-// Snapshot gives the present instant a name, after a barrier, and closes the journal's segment. It
-// fails with fs.ErrExist when the name is taken. kind says why it was taken: push, manual, a schedule.
-func (v *Vault) Snapshot(ctx context.Context, name, kind string) (SnapshotInfo, error) {
-	if !snapshotName.MatchString(name) {
-		return SnapshotInfo{}, fmt.Errorf("snapshot %q: %w", name, ErrBadName)
-	}
-	v.naming.Lock()
-	defer v.naming.Unlock()
-	have, err := v.idx.Snapshots()
-	if err != nil {
-		return SnapshotInfo{}, err
-	}
-	for _, s := range have {
-		if s.Name == name {
-			return SnapshotInfo{}, &fs.PathError{Op: "snapshot", Path: name, Err: fs.ErrExist}
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return SnapshotInfo{}, err
-	}
-	r := &journal.Record{Op: journal.OpSnapshot, Note: name, What: kind, Key: "server"}
-	if err := v.closeSegment(r); err != nil {
-		return SnapshotInfo{}, err
-	}
-	return SnapshotInfo{Name: name, At: r.Seq, Time: r.Time, Kind: kind}, nil
 }
 
 // Unnamed reports whether something changed since the newest snapshot.

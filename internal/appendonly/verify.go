@@ -214,7 +214,7 @@ func (v *Vault) judge(r *verification, s *journal.Stored, what string, flagged b
 }
 
 func (v *Vault) flag(id journal.ID, rel, what, note string) error {
-	v.mu.Lock()
+	v.lockNames()
 	defer v.mu.Unlock()
 	return v.commit(&journal.Record{Op: journal.OpDamage, Path: rel, ID: id, What: what, Note: note, Key: "server"}, journal.Loc{}, journal.Loc{})
 }

@@ -139,19 +139,37 @@ func (f *FS) inVault(op Op, rel, rest string, follow bool) (node, error) {
 
 // snapshot finds the snapshot with this name.
 func (f *FS) snapshot(which string) (journal.Snapshot, error) {
+	head := Seq(f.v.head.Load())
+	f.mu.Lock()
+	seq, known := f.snaps[which]
+	known = known && (which != "latest" || f.latestAt == head)
+	f.mu.Unlock()
+	if known { // a client that reads a tree asks for each of its names
+		if s, ok, err := f.v.idx.SnapshotAt(seq); err != nil || ok && (s.Name == which || which == "latest") {
+			return s, err
+		}
+	}
 	snaps, err := f.v.idx.Snapshots()
 	if err != nil {
 		return journal.Snapshot{}, err
 	}
-	if which == "latest" && len(snaps) > 0 {
-		return snaps[len(snaps)-1], nil
+	i := slices.IndexFunc(snaps, func(s journal.Snapshot) bool { return s.Name == which })
+	if which == "latest" {
+		i = len(snaps) - 1
 	}
-	for _, s := range snaps {
-		if s.Name == which {
-			return s, nil
-		}
+	if i < 0 {
+		return journal.Snapshot{}, fs.ErrNotExist
 	}
-	return journal.Snapshot{}, fs.ErrNotExist
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.snaps) >= maxRemembered {
+		clear(f.snaps)
+	}
+	f.snaps[which] = snaps[i].At
+	if which == "latest" {
+		f.latestAt = head
+	}
+	return snaps[i], nil
 }
 
 // instant resolves the name of a time. Times that depend on the present are resolved once in a session.
@@ -596,6 +614,8 @@ type SnapshotInfo struct {
 	At   Seq
 	Time time.Time
 	Kind string // push, manual, or the schedule that made it
+	// Chain is the record's hash in the journal's chain, in hex; only of a snapshot that was just taken.
+	Chain string
 }
 
 // Usage is the tenant's account, in bytes and counts.

@@ -79,3 +79,32 @@ func TestAttributesAfterRepeatedRename(t *testing.T) {
 		t.Fatal("it was changed")
 	}
 }
+
+// A snapshot is found by its name also after that went to another instant, and "latest" is always the newest.
+func TestSnapshotsByName(t *testing.T) {
+	b := newBench(t, appendonly.Policy{Mode: appendonly.Versioned})
+	a := b.as("alice")
+	take := func(name, data string) appendonly.Seq {
+		t.Helper()
+		ok(t, put(a, "f", data))
+		s, err := b.vault.Snapshot(context.Background(), name, "manual")
+		ok(t, err)
+		return s.At
+	}
+	at := take("one", "1")
+	for range 2 {
+		want(t, a, ".snapshots/one/f", "1")
+		want(t, a, ".snapshots/latest/f", "1")
+	}
+	take("two", "2")
+	want(t, a, ".snapshots/latest/f", "2")
+	want(t, a, ".snapshots/one/f", "1")
+	ok(t, b.vault.Freed(nil, []appendonly.Seq{at}))
+	if got, err := get(a, ".snapshots/one/f"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("let go of: %q, %v", got, err)
+	}
+	want(t, a, ".snapshots/latest/f", "2")
+	take("one", "3")
+	want(t, a, ".snapshots/one/f", "3")
+	want(t, a, ".snapshots/latest/f", "3")
+}

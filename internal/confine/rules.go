@@ -25,6 +25,7 @@ type Layout struct {
 const (
 	TenantsDir = "tenants"
 	SpareDir   = "spare"
+	FormerDir  = "former" // tenants that wait to be moved into the ZFS dataset at TenantsDir
 	ServerDir  = "server"
 	catalog    = "vaultd.db"
 )
@@ -63,7 +64,7 @@ var dataset = map[string]landlock.AccessFSSet{
 // rules are all of a layout, for what is there now.
 func (l Layout) rules() ([]rule, error) {
 	var out []rule
-	for _, parent := range []string{TenantsDir, SpareDir} {
+	for _, parent := range []string{TenantsDir, SpareDir, FormerDir} {
 		if l.Bare {
 			break
 		}

@@ -178,7 +178,7 @@ func TestNormalize(t *testing.T) {
 		{expect.Rule{MaxAge: day}, ""},
 		{expect.Rule{MaxAge: day, Path: "/a//b/"}, ""},
 		{expect.Rule{}, "expects nothing"},
-		{expect.Rule{MaxAge: time.Second}, "max_age 1s"},
+		{expect.Rule{MaxAge: time.Millisecond}, "max_age 1ms"},
 		{expect.Rule{MaxAge: -day}, "max_age"},
 		{expect.Rule{MaxAge: day, MinBytes: -1}, "negative"},
 		{expect.Rule{MaxAge: day, Path: "a/../b"}, "has .."},

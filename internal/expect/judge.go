@@ -137,7 +137,7 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 func roughly(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch d = max(d, 0); {
-	case d >= 2*day:
+	case d >= 4*day:
 		return fmt.Sprintf("%d days", d/day)
 	case d >= 2*time.Hour:
 		return fmt.Sprintf("%d hours", d/time.Hour)

@@ -30,7 +30,7 @@ const MaxRules = 32
 
 // The bounds on times: less is not a backup, more is not watched.
 const (
-	minAge = time.Minute
+	minAge = time.Second
 	maxAge = 10 * 366 * 24 * time.Hour
 )
 
@@ -53,7 +53,7 @@ func (r Rule) Normalize() (Rule, error) {
 		d    time.Duration
 	}{{"max_age", r.MaxAge}, {"changes", r.Changes}} {
 		if d.d != 0 && (d.d < minAge || d.d > maxAge) {
-			bad("%s %v: want a minute to ten years, or 0 for none", d.name, d.d)
+			bad("%s %v: want a second to ten years, or 0 for none", d.name, d.d)
 		}
 	}
 	if r.MinBytes < 0 || r.MinFiles < 0 {

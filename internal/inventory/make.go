@@ -36,7 +36,11 @@ func (k *Known) judged(now time.Time, common expect.Rule) Tenant {
 	t.Verdicts = make([]expect.Verdict, 0, len(k.Rules)+2)
 	for _, r := range k.Rules {
 		own = own || r.Path == ""
-		t.Verdicts = append(t.Verdicts, expect.Judge(r, t.Created, t.seen(r.Path), now))
+		v := expect.Judge(r, t.Created, t.seen(r.Path), now)
+		if v.State == expect.Never && v.Level == expect.Well && r.Path != "" { // the tenant as a whole is not new for that
+			v.State = expect.OK
+		}
+		t.Verdicts = append(t.Verdicts, v)
 		if r.Path == "" {
 			t.MaxAge = r.MaxAge
 		}

@@ -471,6 +471,16 @@ func (x *Index) Snapshots() ([]Snapshot, error) {
 	return out, err
 }
 
+// SnapshotAt returns the snapshot of an instant; ok is false where there is none, or none any more.
+func (x *Index) SnapshotAt(at Seq) (s Snapshot, ok bool, err error) {
+	b, err := x.t.get(seqKey(tabSnap, at))
+	if err != nil || b == nil {
+		return s, false, err
+	}
+	err = json.Unmarshal(b, &s)
+	return s, err == nil, err
+}
+
 // At returns the instant of a time, rounded down to the second: the newest record before it. Where
 // the clock was set back, the newest stretch that contains the time counts.
 func (x *Index) At(t time.Time) (Seq, error) {

@@ -81,9 +81,7 @@ func New(cfg Config) *Care {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if real, err := filepath.EvalSymlinks(filepath.Dir(cfg.Dir)); err == nil { // of the parent, which is not on the pool
-		cfg.Dir = filepath.Join(real, filepath.Base(cfg.Dir))
-	}
+	cfg.Dir = MountPoint(cfg.Dir)
 	pool, _, _ := strings.Cut(cfg.Dataset, "/")
 	c := &Care{cfg: cfg, pool: pool, asking: make(chan struct{}, 1), news: make(chan struct{}), judge: Judge{Pool: pool, Dataset: cfg.Dataset, Reserve: cfg.Reserve, Scrub: cfg.Scrub}}
 	c.last = Report{Pool: pool, Dataset: cfg.Dataset, State: Unknown, Problems: []Problem{}}
@@ -98,6 +96,9 @@ func free(dir string) (uint64, error) {
 	}
 	return st.Bavail * uint64(st.Bsize), nil
 }
+
+// Dir is where the root dataset is to be mounted, as the table of mounts has it.
+func (c *Care) Dir() string { return c.cfg.Dir }
 
 // Report is the newest one. It never waits.
 func (c *Care) Report() Report {

@@ -33,6 +33,8 @@ type Judge struct {
 	last     *Reading
 	grew     int // looks in a row in which lost writes grew
 	failures int
+	out      bool // in the last report
+	outages  uint64
 }
 
 // words are what is the matter, and what to do.
@@ -78,6 +80,10 @@ func (j *Judge) Judge(now time.Time, r *Reading, err error) Report {
 		out.Full = out.Full || s == Full
 		out.Level = max(out.Level, s.Level())
 	}
+	if out.Out && !j.out {
+		j.outages++
+	}
+	j.out, out.Outages = out.Out, j.outages
 	if len(out.Problems) > 0 {
 		out.State = out.Problems[0].State
 	} else if j.last == nil {

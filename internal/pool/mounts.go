@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -48,6 +49,14 @@ func unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
+}
+
+// MountPoint is dir as the table of mounts has it: without symlinks above it. Dir itself may be on a pool that hangs, and is not looked at.
+func MountPoint(dir string) string {
+	if real, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		return filepath.Join(real, filepath.Base(dir))
+	}
+	return dir
 }
 
 // MountedAt says which dataset is mounted at each directory, in this process's namespace.

@@ -139,6 +139,7 @@ type Report struct {
 	Level    int           `json:"level"`   // 0: well, 1: look at it, 2: act
 	Out      bool          `json:"out"`     // nothing can be stored or read
 	Full     bool          `json:"full"`    // new data is refused
+	Outages  uint64        `json:"outages"` // how often it was out since somebody looks: who misses a report does not miss that
 	Reserve  uint64        `json:"reserve_bytes"`
 	Problems []Problem     `json:"problems"` // worst first
 	Reading  *Reading      `json:"reading"`  // the last good one; null: there was none

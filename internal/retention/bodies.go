@@ -16,10 +16,10 @@ import (
 // A snapshot's body is a ZFS snapshot of the tenant's dataset (package snapshot has the words). It goes by the rule of its snapshot's name, before it:
 //
 //  1. The plan lists what snapshots the dataset has. A body is one of ours when its name, its record's number and that record's hash in the
-//     chain are those of one snapshot that was seen in the journal, and when it is the ZFS snapshot (guid, creation transaction) that it was when it
-//     was seen first. What else is there is never touched, and reported.
-//  2. Each is looked at again, by itself, right before its end; the own chain says what goes; our hold is taken away; it is destroyed; the chain says
-//     what came of it. Nothing else is destroyed with it, and nothing is forced.
+//     chain are those of one snapshot that was seen in the journal, and its guid is the one that was seen first. What else is there is never
+//     touched, and reported.
+//  2. Each is looked at again, by itself, right before its end: guid, creation transaction and properties are what they were. The own chain says
+//     what goes; our hold is taken away; it is destroyed; the chain says what came of it. Nothing else is destroyed with it, and nothing is forced.
 //  3. The name goes when there is no body of it any more. Contents go by their own rules.
 //
 // One that somebody reads, or that has a hold that is not ours, stays, gets its hold back, and is tried again by the next run. When ZFS answers anything
@@ -111,7 +111,7 @@ func (s *state) bodyOf(b Body, now time.Time) (of *snap, why string) {
 		return nil, fmt.Sprintf("record %d is the snapshot %s", at, of.Name)
 	case of.Head == "" || of.Head != b.Head:
 		return nil, fmt.Sprintf("the hash of record %d is another", at)
-	case of.GUID != 0 && (of.GUID != b.GUID || of.TXG != b.CreateTXG):
+	case of.GUID != 0 && of.GUID != b.GUID: // a copy in another pool has the same, and another transaction
 		return nil, "it was another when it was seen first"
 	}
 	return of, ""
@@ -157,7 +157,7 @@ func (x *Expire) mend(ctx context.Context, plan *Plan) error {
 	changed := false
 	for _, b := range slices.Concat(p.Kept, p.Go) {
 		of := x.state.snapAt(p.of[b.Name])
-		if of.GUID == 0 {
+		if of.GUID == 0 || of.TXG != b.CreateTXG {
 			of.GUID, of.TXG, changed = b.GUID, b.CreateTXG, true
 		}
 		if held[of.At] && !of.Legal {

@@ -338,6 +338,7 @@ func TestBodyStays(t *testing.T) {
 		{"somebody's hold", func(_ *world, z *zsnap) { z.tags["court"] = true }, func(_ *world, z *zsnap) { delete(z.tags, "court") }, `held with the tag "court"`, nil, "vaultd-s2"},
 		{"the operator's tag before the policy says so", func(_ *world, z *zsnap) { z.tags[snapshot.LegalTag] = true }, func(*world, *zsnap) {}, `held with the tag "vaultd-legal"`, nil, "vaultd-s0 vaultd-s2"},
 		{"another was made under its name", func(w *world, z *zsnap) { w.pool.add(z.Name, nil, z.Seq, z.Head) }, func(*world, *zsnap) {}, "it was another when it was seen first", nil, "vaultd-s0 vaultd-s2"},
+		{"a copy in another pool", func(_ *world, z *zsnap) { z.CreateTXG += 1000; z.reader = true }, func(_ *world, z *zsnap) { z.reader = false }, "in use", nil, "vaultd-s2"},
 		{"its number was changed", func(_ *world, z *zsnap) { z.Seq = "7"; z.of = nil }, func(*world, *zsnap) {}, "", nil, "vaultd-s0 vaultd-s2"},
 		{"its number is none", func(_ *world, z *zsnap) { z.Seq = "0x5"; z.of = nil }, func(*world, *zsnap) {}, "it does not say the number of a record", nil, "vaultd-s0 vaultd-s2"},
 		{"its number is of no record yet", func(_ *world, z *zsnap) { z.Seq = "99999"; z.of = nil }, func(*world, *zsnap) {}, "there is no record 99999", nil, "vaultd-s0 vaultd-s2"},
@@ -482,6 +483,9 @@ func TestHoldMeanwhile(t *testing.T) {
 				acts[done]()
 				told = w.pool.all["vaultd-s0"] != z
 			}
+			if !told && !z.tags[snapshot.LegalTag] { // who was told that it is held may rely on it from that moment
+				t.Errorf("old %v, from call %d, %v: the tag is lost until the next run", old, when, gap)
+			}
 			if _, err := w.tryExpire(); err != nil {
 				t.Fatal(err)
 			}
@@ -489,6 +493,30 @@ func TestHoldMeanwhile(t *testing.T) {
 				t.Errorf("old %v, from call %d, %v: there %v, told %v, tags %v", old, when, gap, there, told, z.tags)
 			}
 		}
+	}
+}
+
+// Who may only change the policy saves the body up to the last moment.
+func TestPolicyHasTheLastWord(t *testing.T) {
+	w := bodied(t)
+	w.forged = true
+	w.pool.before = func(op, name string) error {
+		if op == "list" && name == "vaultd-s0" {
+			w.policy.Holds = []tenant.Hold{{Snapshot: "s0", At: 1, Reason: "court"}}
+		}
+		return nil
+	}
+	x, err := w.openExpire(t, func(c *retention.Config) {
+		c.Bodies = w.pool
+		c.Current = func() (tenant.Retention, error) { return w.policy, nil }
+	})
+	w.must(err)
+	defer x.Close()
+	if _, err := x.Run(context.Background()); !errors.Is(err, retention.ErrChanged) {
+		t.Errorf("got %v", err)
+	}
+	if z := w.pool.all["vaultd-s0"]; z == nil || !z.tags[snapshot.HoldTag] {
+		t.Errorf("left %s: %+v", w.pool.names(), z)
 	}
 }
 

@@ -122,8 +122,11 @@ func printable(name string) string {
 // line is describe, and logs what the client is not told.
 func (c *conn) line(verb, path string, err error) string {
 	line, known := describe(verb, path, err)
-	if !known {
+	switch {
+	case !known:
 		c.Log.Error("request failed", "verb", verb, "error", err.Error())
+	case errors.As(err, new(*appendonly.DeniedError)):
+		c.LogRefused(err)
 	}
 	return line
 }

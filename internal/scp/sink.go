@@ -233,7 +233,7 @@ func (c *conn) describe(p string, err error) string {
 	var full *quota.FullError
 	switch {
 	case errors.As(err, &denied):
-		c.Log.Warn("refused", "error", err.Error())
+		c.LogRefused(err)
 		return fmt.Sprintf("refused: %v", denied)
 	case errors.As(err, &exceeded):
 		return fmt.Sprintf("%s: %v", appendonly.QuotePath(p), exceeded)

@@ -9,6 +9,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,6 +51,7 @@ type Session struct {
 
 	mu      sync.Mutex // guards what follows
 	refused int
+	logged  int
 	report  push.Report
 }
 
@@ -84,8 +86,11 @@ type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
 
-// maxRefusals is how many refusals a session spells out on stderr; the rest is counted.
-const maxRefusals = 5
+// maxRefusals is how many refusals a session spells out on stderr, and maxLogged in the log; the rest is counted.
+const (
+	maxRefusals = 5
+	maxLogged   = 100
+)
 
 // Refused tells the person at the other end, on stderr, what was refused and what to do (clients
 // like OpenSSH's sftp show a status code as two words). err's text must be fit for clients. It may be
@@ -97,10 +102,34 @@ func (s *Session) Refused(err error) {
 	if s.OnRefused != nil {
 		s.OnRefused(err)
 	}
-	s.Log.Warn("refused", "error", err.Error())
+	s.logRefusal(err)
 	if s.refused <= maxRefusals {
 		fmt.Fprintf(s.Stderr, "vaultd: refused: %v\r\n", err)
 	}
+}
+
+// LogRefused writes a refusal to the log that the protocol itself tells the client.
+func (s *Session) LogRefused(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logRefusal(err)
+}
+
+// logRefusal writes a warning with the promise that it keeps: what a client named is quoted, so that it stays within its field. A session that
+// is refused without end does not fill the disk. mu is held.
+func (s *Session) logRefusal(err error) {
+	if s.logged++; s.logged > maxLogged {
+		if s.logged == maxLogged+1 {
+			s.Log.Warn("refused more", "error", "further refusals of this session are only counted")
+		}
+		return
+	}
+	var d *appendonly.DeniedError
+	if errors.As(err, &d) {
+		s.Log.Warn("refused", "op", d.Op.String(), "path", appendonly.QuotePath(d.Path), "rule", string(d.Rule), "error", err.Error())
+		return
+	}
+	s.Log.Warn("refused", "error", err.Error())
 }
 
 // Finish writes the count of refusals that were not spelled out. The transport calls it once, after Serve.

@@ -1,6 +1,9 @@
 package snapshot
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // A scheduled or manual snapshot on ZFS has two records of one instant: the tenant's journal's, and a ZFS snapshot of its dataset, its body. These are
 // the words by which who makes bodies (the helper), who frees them (expire) and who reads them (views) know them.
@@ -21,4 +24,20 @@ func BodyName(name string) string { return BodyPrefix + name }
 func OfBody(body string) (name string, ok bool) {
 	name, ok = strings.CutPrefix(body, BodyPrefix)
 	return name, ok && name != ""
+}
+
+// Instant is a snapshot's record in a tenant's journal, while the tenant's names stand still for the body.
+type Instant struct {
+	Tenant string `json:"tenant"` // its id
+	Name   string `json:"name"`   // the snapshot's
+	Seq    uint64 `json:"seq"`    // the record's number
+	Head   string `json:"head"`   // its hash in the chain, in hex
+}
+
+// Body is what was read back of a body after it was taken and held.
+type Body struct {
+	Instant
+	GUID      uint64    `json:"guid"`      // the same in every copy that was sent
+	CreateTXG uint64    `json:"createtxg"` // the pool's transaction: the same for all of a batch
+	Created   time.Time `json:"created"`
 }

@@ -240,11 +240,25 @@ func (c *conn) Close() error {
 	return err
 }
 
+// endAfter has no new sessions on a connection, and closes it after the last of those that go on.
+func (s *Server) endAfter(c *conn, cause error) {
+	s.mu.Lock()
+	idle := c.sessions == 0
+	if !c.gone && c.ending == nil {
+		c.ending = cause
+	}
+	s.mu.Unlock()
+	if idle {
+		c.cancel(cause)
+		c.Close()
+	}
+}
+
 // end ends a connection politely: no new sessions, the running ones are cancelled with cause, the
 // connection closed after the last of them and at the latest after grace.
 func (s *Server) end(c *conn, cause error, grace time.Duration) {
 	s.mu.Lock()
-	if c.gone || c.ending != nil {
+	if c.gone || c.cut != nil {
 		s.mu.Unlock()
 		return
 	}

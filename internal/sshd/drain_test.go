@@ -143,3 +143,58 @@ func TestBrokenListener(t *testing.T) {
 		t.Errorf("second Serve: %v", err)
 	}
 }
+
+// Sessions that go on when the server stops end as if it did not, and those that go on for longer than the grace are ended.
+func TestStopGrace(t *testing.T) {
+	goOn := make(chan struct{})
+	s := start(t, func(ctx context.Context, s *session.Session) error {
+		if s.Command == "stay" {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		select {
+		case <-goOn:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		io.WriteString(s.Stdout, "whole")
+		return nil
+	}, func(c *sshd.Config, _ *access) { c.Limits.StopGrace = 2 * time.Second })
+	idle, busy, stays := s.dial(), s.dial(), s.dial()
+	run := func(c *gossh.Client, line string) (*gossh.Session, *strings.Builder) {
+		ses, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		ses.Stdout = &out
+		if err := ses.Start(line); err != nil {
+			t.Fatal(err)
+		}
+		return ses, &out
+	}
+	one, out := run(busy, "x")
+	two, _ := run(stays, "stay")
+	eventually(t, "the sessions", func() bool { return s.Stats().Sessions == 2 })
+	s.stop()
+	idle.Wait()
+	eventually(t, "no new sessions", func() bool {
+		ses, err := busy.NewSession()
+		if err == nil {
+			ses.Close()
+		}
+		return err != nil
+	})
+	close(goOn)
+	if err := one.Wait(); err != nil || out.String() != "whole" {
+		t.Errorf("what ended by itself: %v, %q", err, out)
+	}
+	busy.Wait() // is closed after its last session
+	var exit *gossh.ExitError
+	if err := two.Wait(); !errors.As(err, &exit) || exit.ExitStatus() != 1 {
+		t.Errorf("what stayed ended with %v, want status 1", err)
+	}
+	if err := s.wait(); err != nil {
+		t.Error("Serve: ", err)
+	}
+}

@@ -38,7 +38,10 @@ type Limits struct {
 	// happened: no session byte either way, no request of the client (its own keepalives are
 	// requests). A backup of unchanged data can be silent for hours. Default 1 h and 24 h.
 	Idle, SessionIdle time.Duration
-	// Drain is how long sessions get to end when the server stops. Default 20 s.
+	// StopGrace is how long sessions may go on when the server stops: nobody is told, no new ones begin, and connections are closed
+	// after their last one. Default none.
+	StopGrace time.Duration
+	// Drain is how long sessions get to end once they are told to, when the server stops. Default 20 s.
 	Drain time.Duration
 }
 
@@ -58,7 +61,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.Idle, time.Hour)
 	fill(&l.SessionIdle, 24*time.Hour)
 	fill(&l.Drain, 20*time.Second)
-	l.Drain = max(l.Drain, 0)
+	l.Drain, l.StopGrace = max(l.Drain, 0), max(l.StopGrace, 0)
 	return l
 }
 

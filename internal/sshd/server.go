@@ -125,8 +125,8 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Serve accepts connections until ctx is cancelled and then drains: listeners closed, connections
-// without a session closed, every session's ctx cancelled; sessions get Limits.Drain to finish the request in hand,
-// make their barrier and take their exit status. What remains is cut. It returns nil after a drain in
+// without a session closed; sessions may go on for Limits.StopGrace. Then every session's ctx is cancelled, and they get Limits.Drain to finish the
+// request in hand, make their barrier and take their exit status. What remains is cut. It returns nil after a drain in
 // which everything ended, and an error when a listener broke or sessions were still running.
 // A Server serves once.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
@@ -228,7 +228,7 @@ func (s *Server) done() {
 // afterCut is how long handlers get to return once their connections are gone.
 const afterCut = 5 * time.Second
 
-// drain ends everything: politely, then at the deadline by force.
+// drain ends everything: by itself, then politely, then at the deadline by force.
 func (s *Server) drain() error {
 	s.mu.Lock()
 	s.draining = true
@@ -241,10 +241,20 @@ func (s *Server) drain() error {
 	}
 	s.mu.Unlock()
 	s.log.Info("draining", "connections", len(conns))
+	defer s.hardStop(errDraining)
+	if grace := s.limits().StopGrace; grace > 0 {
+		for _, c := range conns {
+			s.endAfter(c, errDraining)
+		}
+		select {
+		case <-s.quiet:
+			return nil
+		case <-time.After(grace):
+		}
+	}
 	for _, c := range conns {
 		s.end(c, errDraining, s.limits().Drain)
 	}
-	defer s.hardStop(errDraining)
 	select {
 	case <-s.quiet:
 		return nil

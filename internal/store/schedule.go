@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,32 +25,6 @@ func (s *Store) pushEnded(sl *slot) {
 	s.takeScheduled(context.Background(), t, "push")
 }
 
-// Snapshot takes a snapshot of a tenant. Without a name it is called after the time and the kind; one
-// that a name of a client's making could not be confused with is the caller's business.
-func (s *Store) Snapshot(ctx context.Context, t tenant.Tenant, name, kind string) (appendonly.SnapshotInfo, error) {
-	var info appendonly.SnapshotInfo
-	err := s.With(ctx, t.ID, func(v *appendonly.Vault) error {
-		var err error
-		if name != "" {
-			info, err = v.Snapshot(ctx, name, kind)
-			return err
-		}
-		base := snapshot.Name(s.cfg.Now(), kind)
-		info, err = v.Snapshot(ctx, base, kind)
-		for n := 2; errors.Is(err, fs.ErrExist) && n < 100; n++ { // twice in a second, or the clock was set back
-			info, err = v.Snapshot(ctx, fmt.Sprintf("%s-%d", base, n), kind)
-		}
-		return err
-	})
-	if err == nil && kind != "push" {
-		err = s.cfg.Driver.Snapshot(ctx, t.ID, info.Name)
-	}
-	if s.cfg.Snapshotted != nil && !errors.Is(err, fs.ErrExist) { // a name that is taken is the operator's mistake
-		s.cfg.Snapshotted(t.ID, kind, err)
-	}
-	return info, err
-}
-
 // Run takes scheduled snapshots and closes idle vaults until ctx is cancelled.
 func (s *Store) Run(ctx context.Context) error {
 	clock := snapshot.NewClock(s.loadSchedule())
@@ -70,7 +43,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// takeDue takes the snapshots whose schedule lines are due.
+// takeDue takes the snapshots whose schedule lines are due: those of a line are one batch.
 func (s *Store) takeDue(ctx context.Context, clock *snapshot.Clock) {
 	tenants := s.Tenants().Tenants()
 	var lines []string
@@ -87,23 +60,22 @@ func (s *Store) takeDue(ctx context.Context, clock *snapshot.Clock) {
 	if err != nil {
 		s.cfg.Log.Error("read snapshot schedule", "error", err.Error())
 	}
-	for _, t := range tenants {
-		for _, line := range t.Schedule.Snapshots {
-			if ctx.Err() != nil {
-				return
-			}
-			if slices.Contains(due, line) {
-				s.takeScheduled(ctx, t, snapshot.Kind(line))
+	for _, line := range due {
+		var of []tenant.Tenant
+		for _, t := range tenants {
+			if slices.Contains(t.Schedule.Snapshots, line) {
+				of = append(of, t)
 			}
 		}
+		s.takeBatch(ctx, of, snapshot.Kind(line))
 	}
 	if err := s.saveSchedule(clock.Last()); err != nil {
 		s.cfg.Log.Error("save snapshot schedule", "error", err.Error())
 	}
 }
 
-// takeScheduled takes a snapshot of a tenant in which something changed since its newest one: where
-// nothing did, that one shows the present too.
+// takeScheduled takes a snapshot without a body of a tenant in which something changed since its newest one: where nothing did, that one shows the
+// present too.
 func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string) {
 	if s.available(t.ID) != nil {
 		return // the pool's alarm says it once for all
@@ -115,7 +87,7 @@ func (s *Store) takeScheduled(ctx context.Context, t tenant.Tenant, kind string)
 		if !v.Unnamed() {
 			return nil
 		}
-		_, err := s.Snapshot(ctx, t, "", kind)
+		_, err := s.named(snapshot.Name(s.cfg.Now(), kind), func(name string) (appendonly.SnapshotInfo, error) { return v.Snapshot(ctx, name, kind) })
 		return err
 	})
 	if away := (*UnavailableError)(nil); err != nil && !errors.As(err, &away) {

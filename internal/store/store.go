@@ -21,7 +21,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,18 +41,25 @@ import (
 	"vaultd/internal/volume"
 )
 
-// Driver makes and finds tenants' datasets, and gives scheduled snapshots a body of their own where
-// the file system can. Its datasets are directories in volume's layout.
+// Driver makes and finds tenants' datasets. They are directories in volume's layout.
 type Driver interface {
 	// Create makes an empty dataset. One that is there already is fs.ErrExist.
 	Create(ctx context.Context, id string) error
-	// Path is where a dataset is; fs.ErrNotExist when it is not.
+	// Path is where a dataset is; fs.ErrNotExist when it was never made. One that was made and can not be reached now (its pool is gone,
+	// its key is not loaded) is another error: it must never be taken for a tenant that has nothing.
 	Path(id string) (string, error)
-	// Snapshot is called after the journal has recorded a scheduled or manual snapshot.
-	Snapshot(ctx context.Context, id, name string) error
 }
 
-// Directory is the embedded default: a dataset is a directory, and a snapshot is its journal record.
+// Bodies gives scheduled and manual snapshots a body of their own (package snapshot), where the file system can.
+type Bodies interface {
+	// Gives reports whether a tenant's snapshots get bodies.
+	Gives(id string) bool
+	// Take makes the bodies of a batch in one transaction of the file system, holds them and reads them back; the names of all its
+	// tenants stand still for within. An error is about all of them; what is not in the result has no body.
+	Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error)
+}
+
+// Directory is the embedded default: a dataset is a directory. Its snapshots are journal records, without bodies.
 type Directory struct{ Dir string }
 
 var _ Driver = Directory{}
@@ -73,9 +79,6 @@ func (d Directory) Path(id string) (string, error) {
 	return p, err
 }
 
-// Snapshot does nothing: the instant in the journal is the snapshot.
-func (Directory) Snapshot(context.Context, string, string) error { return nil }
-
 // Config is how a store works.
 type Config struct {
 	Log                        *slog.Logger
@@ -84,6 +87,7 @@ type Config struct {
 	BarrierEvery, SegmentEvery time.Duration    // see appendonly.Config
 	IdleClose                  time.Duration    // how long an idle vault stays open; 0: 5 min
 	Driver                     Driver           // nil: Directory in the store
+	Bodies                     Bodies           // nil: snapshots have none
 	Lock                       *os.File         // what Lock returned, in another process; nil: Open takes the lock itself
 	// Seen is told what an open vault looks like, when it was opened, after something changed in it, and before it is closed; Verified how far
 	// a verification has come. They must not wait, nor ask for a vault. nil: nobody asks.
@@ -95,16 +99,9 @@ type Config struct {
 	Snapshotted func(id, kind string, err error)
 	Boot        string // of the machine, as BootID says; "": Open asks
 	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
-	// that storage, which may hang. Mounted says it, too, and is asked before a dataset is looked at. nil: it always can.
-	Available, Mounted func(id string) error
-	// Space says what is free for all tenants together; nil: what the dataset says that wants to write, which is right unless datasets have quotas.
-	Space func() (appendonly.Space, error)
+	// that storage, which may hang. nil: it always can.
+	Available func(id string) error
 }
-
-// UnavailableError says that the storage of a tenant is not there, or does not answer. Its text is fit for clients. What was acknowledged is on it.
-type UnavailableError struct{ Why string }
-
-func (e *UnavailableError) Error() string { return "storage is not available; try again later" }
 
 // ErrInUse says that another process has the store's datasets.
 var ErrInUse = errors.New("store is in use by another process")
@@ -179,8 +176,13 @@ func Open(dir string, cfg Config) (*Store, error) {
 		cfg.Driver = Directory{filepath.Join(dir, "tenants")}
 	}
 	s := &Store{Dir: dir, Catalog: tenant.New(dir, tenant.Options{}), cfg: cfg, slots: map[string]*slot{},
-		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes, Space: cfg.Space}}
+		floor: &quota.Floor{MinBytes: cfg.FloorBytes, MinInodes: cfg.FloorInodes}}
 	s.keep.bytes, s.keep.inodes = cfg.FloorBytes, cfg.FloorInodes
+	if z, ok := cfg.Driver.(interface {
+		Space() (appendonly.Space, error)
+	}); ok {
+		s.floor.Space = z.Space
+	}
 	if s.boot = cfg.Boot; s.boot == "" {
 		if s.boot, err = BootID(); err != nil {
 			return nil, err
@@ -250,59 +252,6 @@ func makeServerDir(dir string) error {
 	return nil
 }
 
-// SetFloor changes what the file system keeps free.
-func (s *Store) SetFloor(bytes, inodes uint64) {
-	s.keep.Lock()
-	defer s.keep.Unlock()
-	s.keep.bytes, s.keep.inodes = bytes, inodes
-	s.floor.Set(max(bytes, s.keep.reserve), inodes)
-}
-
-// SetReserve changes what the pool keeps free: the floor is the larger of the two.
-func (s *Store) SetReserve(bytes uint64) {
-	s.keep.Lock()
-	defer s.keep.Unlock()
-	if s.keep.reserve != bytes {
-		s.keep.reserve = bytes
-		s.floor.Set(max(s.keep.bytes, bytes), s.keep.inodes)
-	}
-}
-
-// available says why a tenant's storage can not be used.
-func (s *Store) available(id string) error {
-	if s.cfg.Available == nil {
-		return nil
-	}
-	return s.cfg.Available(id)
-}
-
-// mounted says why a tenant's dataset is not where it should be.
-func (s *Store) mounted(id string) error {
-	if s.cfg.Mounted == nil {
-		return nil
-	}
-	return s.cfg.Mounted(id)
-}
-
-// Failed reports whether a vault that is open takes nothing more because its storage failed: opened again, with its whole recovery, it may be
-// well. One whose journal is damaged is not meant: that is for somebody to look at.
-func (s *Store) Failed() bool {
-	for _, sl := range s.openSlots() {
-		if !sl.mu.TryLock() {
-			continue // it is being opened or closed
-		}
-		v := sl.vault
-		sl.mu.Unlock()
-		if v == nil {
-			continue
-		}
-		if err := v.Err(); err != nil && !errors.Is(err, journal.ErrCorrupt) {
-			return true
-		}
-	}
-	return false
-}
-
 // Tenants returns the catalog as of the last Reload.
 func (s *Store) Tenants() *tenant.Snapshot { return s.snap.Load() }
 
@@ -323,6 +272,7 @@ func (s *Store) Reload() error {
 		if sl.vault != nil {
 			sl.vault.SetPolicy(t.Core())
 			sl.quota.SetLimits(s.limitsOf(t))
+			s.writePolicyCopy(sl.vol.PolicyPath(), t)
 		}
 		sl.mu.Unlock()
 	}
@@ -457,9 +407,6 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", sl.id, tenant.ErrNotFound)
 	}
-	if err := s.mounted(sl.id); err != nil {
-		return err
-	}
 	path, err := s.cfg.Driver.Path(sl.id)
 	if errors.Is(err, fs.ErrNotExist) && t.Removed(s.cfg.Now()) {
 		return fmt.Errorf("tenant %s: was removed, and has no dataset: %w", t.Name, tenant.ErrNotFound)
@@ -499,18 +446,6 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 	sl.told()
 	s.writePolicyCopy(vol.PolicyPath(), t)
 	return nil
-}
-
-// writePolicyCopy leaves the policy in the dataset, for whoever adopts it without the catalog. It is
-// never read back by this store.
-func (s *Store) writePolicyCopy(path string, t tenant.Tenant) {
-	b, err := json.MarshalIndent(t, "", "  ")
-	if err == nil {
-		err = writeFile(path, append(b, '\n'))
-	}
-	if err != nil {
-		s.cfg.Log.Warn("copy policy into the dataset", "tenant", t.Name, "error", err.Error())
-	}
 }
 
 // writeFile replaces a small file at once.
@@ -587,7 +522,7 @@ func (s *Store) Dataset(id string) (string, error) { return s.cfg.Driver.Path(id
 
 // ReadVolume calls f with a tenant's dataset, for reading beside a vault that may be open.
 func (s *Store) ReadVolume(_ context.Context, id string, f func(*volume.Volume) error) error {
-	if err := errors.Join(s.available(id), s.mounted(id)); err != nil {
+	if err := s.available(id); err != nil {
 		return err
 	}
 	path, err := s.cfg.Driver.Path(id)

@@ -17,9 +17,13 @@ import (
 	"vaultd/internal/appendonly"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/zfs/zfstest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	zfstest.Main() // the fake zfs is this program
+	goleak.VerifyTestMain(m)
+}
 
 func ok(t *testing.T, err error) {
 	t.Helper()

@@ -1,8 +1,8 @@
 // Package supervise is the wire between the supervisor and the confined server, which are one program in two processes.
 //
-// The server asks, and the supervisor, which is not confined, answers: one call at a time, each a line of JSON in either direction, over a
-// socket pair that the server inherits. There are few verbs and they are fixed (cmd/vaultd has them); what a verb may do is decided
-// by who fills the supervisor's table.
+// The server asks, and the supervisor, which is not confined, answers: each call is a line of JSON in either direction, over a
+// socket pair that the server inherits; several may be under way. There are few verbs and they are fixed (cmd/vaultd has them); what a verb may do is
+// decided by who fills the supervisor's table. The supervisor asks the ZFS helper (package zfshelper) in the same way.
 //
 // Trust: the server may be in an attacker's hands. A request is bounded, and nothing in it is a path. The supervisor is trusted by the
 // server with everything. When either side is gone, the other one sees the end of the stream.
@@ -32,16 +32,19 @@ const (
 )
 
 const (
-	maxRequest = 4 << 10 // bytes of a line from the server
-	maxReply   = 2 << 20 // of a line from the supervisor; a configuration is the longest
+	maxRequest = 512 << 10 // bytes of a line from the one that asks; a batch of snapshots is the longest
+	maxReply   = 16 << 20  // of a line back; the snapshots of a dataset are the longest
+	maxAtOnce  = 8         // requests that are being answered; more wait in the socket
 )
 
 type request struct {
+	ID   uint64          `json:"id"`
 	Verb string          `json:"verb"`
 	Args json.RawMessage `json:"args,omitempty"`
 }
 
 type reply struct {
+	ID     uint64          `json:"id"`
 	Error  string          `json:"error,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 }
@@ -64,8 +67,61 @@ func Pair() (here net.Conn, there *os.File, err error) {
 	return here, there, nil
 }
 
-// Serve answers until the other side is gone, which is nil, or breaks the protocol.
-func Serve(c io.ReadWriter, verbs map[string]Verb) error {
+// Serve answers until the other side is gone, which is nil, or breaks the protocol. Several requests are answered at once; Serve returns when all
+// have ended.
+func Serve(c io.ReadWriter, verbs map[string]Verb) error { return ServeUntil(c, verbs, func() {}) }
+
+// ServeUntil is Serve, and calls gone before it waits for those that have not ended.
+func ServeUntil(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
+	var all sync.WaitGroup
+	places := make(chan struct{}, maxAtOnce)
+	var mu sync.Mutex // one line at a time
+	err := eachLine(c, func(line []byte) error {
+		var r request
+		if err := json.Unmarshal(line, &r); err != nil {
+			return fmt.Errorf("read request: %w", err)
+		}
+		verb, ok := verbs[r.Verb]
+		if !ok {
+			return fmt.Errorf("read request: %.20q is no verb", r.Verb)
+		}
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			text := answer(verb, r)
+			mu.Lock()
+			defer mu.Unlock()
+			c.Write(text) // one that is gone is seen by who reads
+		})
+		return nil
+	})
+	gone()
+	all.Wait()
+	return err
+}
+
+// answer is the line that answers r.
+func answer(verb Verb, r request) []byte {
+	out := reply{ID: r.ID}
+	res, err := verb(r.Args)
+	if err == nil {
+		out.Result, err = json.Marshal(res)
+	}
+	if err == nil && len(out.Result) > maxReply-1024 {
+		err = fmt.Errorf("the answer has %d bytes", len(out.Result))
+	}
+	if err != nil {
+		out = reply{ID: r.ID, Error: err.Error()}
+	}
+	text, err := json.Marshal(out)
+	if err != nil { // of strings and numbers: never
+		panic("internal error: " + err.Error())
+	}
+	return append(text, '\n')
+}
+
+// eachLine calls f with each line from the one that asks; it returns nil when that one is gone.
+func eachLine(c io.Reader, f func([]byte) error) error {
 	in := bufio.NewReaderSize(c, maxRequest)
 	for {
 		line, err := in.ReadSlice('\n')
@@ -73,97 +129,10 @@ func Serve(c io.ReadWriter, verbs map[string]Verb) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read request of the server: %w", err)
+			return fmt.Errorf("read request: %w", err)
 		}
-		var r request
-		if err := json.Unmarshal(line, &r); err != nil {
-			return fmt.Errorf("read request of the server: %w", err)
-		}
-		var out reply
-		verb, ok := verbs[r.Verb]
-		if !ok {
-			return fmt.Errorf("read request of the server: %.20q is no verb", r.Verb)
-		}
-		res, err := verb(r.Args)
-		if err == nil {
-			out.Result, err = json.Marshal(res)
-		}
-		if err != nil {
-			out = reply{Error: err.Error()}
-		}
-		text, err := json.Marshal(out)
-		if err != nil {
+		if err := f(line); err != nil {
 			return err
 		}
-		if _, err := c.Write(append(text, '\n')); err != nil {
-			return nil // it is gone
-		}
 	}
-}
-
-// Client asks.
-type Client struct {
-	mu sync.Mutex // held over one call
-	c  io.ReadWriter
-	in *bufio.Reader
-}
-
-// NewClient asks over c.
-func NewClient(c io.ReadWriter) *Client { return &Client{c: c, in: bufio.NewReader(c)} }
-
-// Inherited is the client of a server's FDControl.
-func Inherited() (*Client, error) {
-	unix.CloseOnExec(FDControl)
-	f := os.NewFile(FDControl, "control")
-	c, err := net.FileConn(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("find the supervisor (vaultd serve starts this): %w", err)
-	}
-	return NewClient(c), nil
-}
-
-// ErrGone says that the supervisor does not answer any more.
-var ErrGone = errors.New("the supervisor is gone")
-
-// Error is a refusal of the supervisor's.
-type Error struct{ Text string }
-
-func (e *Error) Error() string { return e.Text }
-
-// Call asks verb with args and decodes the answer into out, if that is not nil.
-func (c *Client) Call(verb string, args, out any) error {
-	raw, err := json.Marshal(args)
-	if err != nil {
-		return err
-	}
-	line, err := json.Marshal(request{Verb: verb, Args: raw})
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, err := c.c.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("%w: %w", ErrGone, err)
-	}
-	var text []byte
-	for more := true; more; {
-		part, err := c.in.ReadSlice('\n')
-		if text = append(text, part...); len(text) > maxReply {
-			return fmt.Errorf("%s: the answer is too long", verb)
-		}
-		if more = errors.Is(err, bufio.ErrBufferFull); err != nil && !more {
-			return fmt.Errorf("%w: %w", ErrGone, err)
-		}
-	}
-	var r reply
-	if err := json.Unmarshal(text, &r); err != nil {
-		return fmt.Errorf("%s: read the answer: %w", verb, err)
-	}
-	if r.Error != "" {
-		return &Error{r.Error}
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(r.Result, out)
 }

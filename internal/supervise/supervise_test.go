@@ -1,6 +1,7 @@
 package supervise_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -34,6 +35,7 @@ func connect(t *testing.T, verbs map[string]supervise.Verb) (net.Conn, <-chan er
 }
 
 func TestCalls(t *testing.T) {
+	hold := make(chan struct{})
 	long := strings.Repeat("x", 1<<20)
 	c, ended := connect(t, map[string]supervise.Verb{
 		"double": func(in json.RawMessage) (any, error) {
@@ -42,6 +44,8 @@ func TestCalls(t *testing.T) {
 			return 2 * n, err
 		},
 		"long":   func(json.RawMessage) (any, error) { return long, nil },
+		"wait":   func(json.RawMessage) (any, error) { <-hold; return nil, nil },
+		"go on":  func(json.RawMessage) (any, error) { hold <- struct{}{}; return nil, nil },
 		"refuse": func(json.RawMessage) (any, error) { return nil, errors.New("no room") },
 	})
 	client := supervise.NewClient(c)
@@ -63,6 +67,20 @@ func TestCalls(t *testing.T) {
 	if err := client.Call("refuse", nil, nil); !errors.As(err, &refused) || refused.Text != "no room" {
 		t.Errorf("refuse: %v", err)
 	}
+	late := make(chan error, 1) // a call that waits for another that comes later does not hold it up
+	go func() { late <- client.Call("wait", nil, nil) }()
+	if err := client.Call("go on", nil, nil); err != nil {
+		t.Error(err)
+	}
+	if err := <-late; err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := client.CallContext(ctx, "wait", nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	close(hold)
 	c.Close()
 	if err := <-ended; err != nil {
 		t.Errorf("the end: %v", err)
@@ -77,7 +95,7 @@ func TestHostileServer(t *testing.T) {
 	for name, line := range map[string]string{
 		"no JSON":      "hello\n",
 		"unknown verb": `{"verb":"destroy"}` + "\n",
-		"long":         `{"verb":"` + strings.Repeat("x", 1<<16) + `"}` + "\n",
+		"long":         `{"verb":"` + strings.Repeat("x", 1<<20) + `"}` + "\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, ended := connect(t, map[string]supervise.Verb{"known": func(json.RawMessage) (any, error) { t.Error("it was called"); return nil, nil }})

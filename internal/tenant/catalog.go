@@ -59,6 +59,8 @@ type NewTenant struct {
 	Schedule  Schedule
 	Retention Retention
 	Keys      []NewKey
+	// ID is that of a dataset that was made ahead, or that is adopted; one that any tenant has, or ever had, is ErrConflict. "" draws one.
+	ID string
 	// Over is the id of a removed tenant of this name of which nothing is left: the name goes to the new one, the entry stays.
 	Over string
 }

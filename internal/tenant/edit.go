@@ -3,6 +3,7 @@ package tenant
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -12,17 +13,34 @@ import (
 	"vaultd/internal/appendonly"
 )
 
+var datasetID = regexp.MustCompile(`^t-[a-z2-7]{12}$`)
+
 // AddTenant implements Catalog.
 func (d *DB) AddTenant(n NewTenant) (t Tenant, keys []Key, err error) {
 	if err := CheckName(n.Name); err != nil {
 		return Tenant{}, nil, err
 	}
-	t = Tenant{ID: newID(), Name: n.Name, Created: d.now(), Policy: n.Policy, Quota: n.Quota, Schedule: n.Schedule, Retention: n.Retention}
+	id := n.ID
+	if id == "" {
+		id = newID()
+	} else if !datasetID.MatchString(id) {
+		return Tenant{}, nil, fmt.Errorf("id %q: %w", id, ErrInvalid)
+	}
+	t = Tenant{ID: id, Name: n.Name, Created: d.now(), Policy: n.Policy, Quota: n.Quota, Schedule: n.Schedule, Retention: n.Retention}
 	if err := t.normalize(); err != nil {
 		return Tenant{}, nil, err
 	}
 	err = d.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketTenants)
+		if n.ID != "" {
+			all, err := readAll[Tenant](b)
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(all, func(x Tenant) bool { return x.ID == n.ID }) {
+				return fmt.Errorf("id %s is a tenant's already: %w", n.ID, ErrConflict)
+			}
+		}
 		if text := b.Get([]byte(n.Name)); text != nil {
 			var old Tenant
 			if err := decode(text, &old); err != nil {

@@ -280,7 +280,7 @@ func (s *State) giveBack(b batch) {
 
 // write puts a batch into the file.
 func (b *batch) write(tx *bbolt.Tx) error {
-	pushes, facts, running := tx.Bucket(bucketPushes), tx.Bucket(bucketFacts), tx.Bucket(bucketRunning)
+	pushes, facts := tx.Bucket(bucketPushes), tx.Bucket(bucketFacts)
 	for _, p := range b.events {
 		if err := put(pushes, pushKey(p.tenant, p.event.Seq), p.event); err != nil {
 			return err

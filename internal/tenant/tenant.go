@@ -196,6 +196,9 @@ func CheckName(name string) error {
 
 var idText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
+// NewID draws an id for NewTenant.ID.
+func NewID() string { return newID() }
+
 // newID draws 60 random bits: ids are never reused, and a guess at another tenant's directory is no use anyway.
 func newID() string {
 	var b [8]byte

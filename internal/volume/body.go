@@ -3,10 +3,12 @@ package volume
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,11 @@ const (
 	maxAttrBytes = 256 << 10
 )
 
+// unseen is set once a body was mounted where this process can not see it.
+var unseen atomic.Bool
+
+var errUnseen = fmt.Errorf("the host's mounts do not come into this process's mount namespace (of a unit: MountFlags=private): %w", unix.ELOOP)
+
 // Body is the volume as a snapshot of its file system has it: read-only, whatever is done to it.
 type Body struct{ v *Volume }
 
@@ -34,8 +41,8 @@ var _ appendonly.Body = (*Body)(nil)
 //
 //	openat .zfs, openat snapshot, openat vaultd-<name> (O_DIRECTORY|O_NOFOLLOW, each below the one before)
 //
-// The last one mounts it. ELOOP means that the mount took place and can not be seen: this process is in a mount namespace into which the host's mounts
-// do not propagate. Below it no symlink is followed, as in the volume.
+// The last one mounts it. ELOOP means that the mount took place where this process can not see it; then no other is tried: ZFS does not know of such a
+// mount, so it never ends by itself, and the snapshot can not be destroyed until somebody unmounts it. Below a body no symlink is followed, as in the volume.
 func (v *Volume) OpenBody(name string) (appendonly.Body, error) {
 	const op = "open body"
 	if err := v.enter(); err != nil {
@@ -60,8 +67,16 @@ func (v *Volume) OpenBody(name string) (appendonly.Body, error) {
 		}
 		at = fd
 	}
+	if unseen.Load() {
+		unix.Close(at)
+		return nil, fail(op, name, errUnseen)
+	}
 	fd, err := openat(at, body, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	unix.Close(at)
+	if err == unix.ELOOP {
+		unseen.Store(true)
+		err = errUnseen
+	}
 	if err != nil {
 		return nil, fail(op, name, err)
 	}

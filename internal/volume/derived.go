@@ -15,6 +15,7 @@ const derivedDir = "derived"
 const (
 	indexName  = "index.db"
 	policyName = "policy.json"
+	bodiesName = "bodies.jsonl"
 )
 
 // makeDerived makes derived/ where it is missing, and moves what an older vaultd left beside it.
@@ -49,6 +50,12 @@ func (v *Volume) IndexPath() string { return filepath.Join(v.path, derivedDir, i
 
 // PolicyPath is where a copy of the tenant's policy is left, for whoever adopts the dataset without the catalog.
 func (v *Volume) PolicyPath() string { return filepath.Join(v.path, derivedDir, policyName) }
+
+// PolicyCopy is PolicyPath, of the dataset in dir.
+func PolicyCopy(dir string) string { return filepath.Join(dir, derivedDir, policyName) }
+
+// BodiesPath is where, in the dataset in dir, the bodies of its snapshots are noted (package snapshot).
+func BodiesPath(dir string) string { return filepath.Join(dir, derivedDir, bodiesName) }
 
 // Untouched reports whether the volume in dir is as Create leaves it. Something that can not be read is not.
 func Untouched(dir string) bool {

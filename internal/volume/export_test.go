@@ -8,3 +8,9 @@ func DisableRenameFlags(v *Volume) { v.noFlags.Store(true) }
 
 // DisableCopy makes v copy by reading and writing.
 func DisableCopy(v *Volume) { v.noCopy = true }
+
+// FromFakeSuper and FakeSuper read and write attributes.
+var (
+	FromFakeSuper = fromFakeSuper
+	FakeSuper     = fakeSuper
+)

@@ -11,6 +11,7 @@
 //	journal/              closed segments, NNNNNNNNNNNN.jsonl
 //	derived/              the index and a copy of the policy: made again when they are missing
 //	format                "vaultd-volume 1"
+//	.zfs/snapshot/vaultd-<name>/   on ZFS, never listed: all this as it was (Body)
 //
 // It guarantees, whatever the caller got wrong: no symlink is followed, at any component of a path; no
 // path leads out of files/; Link, Mkdir, Symlink, Rename, Seal and CloseSegment never replace

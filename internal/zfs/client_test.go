@@ -450,25 +450,3 @@ func TestCache10000(t *testing.T) {
 		t.Errorf("%d processes", n)
 	}
 }
-
-// What is mounted on a directory, from the kernel's list.
-func TestMountedOn(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "mountinfo")
-	must(t, os.WriteFile(name, []byte(`22 1 8:1 / / rw - ext4 /dev/vda rw
-30 22 0:31 / /srv/vault/tenants rw,noatime shared:3 - zfs tank/vaultd rw,xattr
-31 30 0:32 / /srv/vault/tenants/a\040b rw - zfs tank/vaultd/a\040b rw
-32 30 0:33 /files /srv/vault/tenants/c rw - zfs tank/vaultd/c rw
-33 30 0:34 / /srv/vault/tenants/d rw - zfs tank/vaultd/d rw
-34 33 0:35 / /srv/vault/tenants/d rw - tmpfs tmpfs rw
-35 30 0:36 / /srv/vault/tenants/e rw - tmpfs tmpfs rw
-36 35 0:37 / /srv/vault/tenants/e rw - zfs tank/vaultd/e rw
-37 30 0:38
-`), 0o600))
-	zfs.UseMountinfo(t, name)
-	for dir, want := range map[string]string{"/": "", "/srv/vault/tenants": "tank/vaultd", "/srv/vault/tenants/": "tank/vaultd", "/srv/vault/tenants/a b": "tank/vaultd/a b",
-		"/srv/vault/tenants/c": "", "/srv/vault/tenants/d": "", "/srv/vault/tenants/e": "tank/vaultd/e", "/srv/vault/tenants/none": "", "/srv/vault": ""} {
-		if got, err := zfs.MountedOn(dir); err != nil || got != want {
-			t.Errorf("%s: %q, %v, want %q", dir, got, err, want)
-		}
-	}
-}

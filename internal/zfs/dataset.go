@@ -145,7 +145,7 @@ func (c *Client) datasets(ctx context.Context, root string, limit, properties []
 			names[d.Name] = i
 			all = append(all, d)
 		}
-		values, err := c.values(ctx, root, slices.Concat([]string{"-t", "filesystem,volume"}, limit), names, append([]string{"mountpoint"}, properties...))
+		values, err := c.values(ctx, []string{root}, slices.Concat([]string{"-t", "filesystem,volume"}, limit), names, append([]string{"mountpoint"}, properties...))
 		if err != nil {
 			return err
 		}
@@ -174,9 +174,9 @@ func settled(do func() error) error {
 // values runs `zfs get` for datasets or snapshots that a listing has named: names are theirs, with their places in
 // the result. Values are free text. Since names and properties are known, the lines that must come are known, each
 // once; a value with a line break makes one too many, so nobody can pass a text for another's line.
-func (c *Client) values(ctx context.Context, root string, limit []string, names map[string]int, properties []string) ([]map[string]Value, error) {
+func (c *Client) values(ctx context.Context, roots, limit []string, names map[string]int, properties []string) ([]map[string]Value, error) {
 	properties = slices.Compact(slices.Sorted(slices.Values(properties)))
-	k := command{tool: "zfs", args: slices.Concat([]string{"get", "-Hp", "-o", "name,property,source,value"}, limit, []string{strings.Join(properties, ","), root}), name: root, query: true}
+	k := command{tool: "zfs", args: slices.Concat([]string{"get", "-Hp", "-o", "name,property,source,value"}, limit, []string{strings.Join(properties, ",")}, roots), name: summary(roots), query: true}
 	out, err := c.run(ctx, k)
 	if err != nil {
 		return nil, err

@@ -1,13 +1,10 @@
 package zfs
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -83,7 +80,7 @@ func (c *Client) destroyUnmounted(ctx context.Context, d *Dataset, empty func(di
 	if err := c.Mount(ctx, d.Name, "ro"); err != nil {
 		return err
 	}
-	switch on, err := MountedOn(d.Mountpoint); {
+	switch on, err := mountedAt(d.Mountpoint); {
 	case err != nil:
 		return err
 	case on != d.Name:
@@ -99,50 +96,4 @@ func (c *Client) destroyUnmounted(ctx context.Context, d *Dataset, empty func(di
 	return c.change(ctx, command{tool: "zfs", args: []string{"destroy", d.Name}, name: d.Name}, d.Name)
 }
 
-// mountinfo is where the kernel says what is mounted (proc_pid_mountinfo(5)).
-var mountinfo = "/proc/self/mountinfo"
-
-// MountedOn returns the dataset that is mounted on a directory, "" when none is: the directory is one of another file system, or of a dataset above.
-// It runs no process and does not touch the directory.
-func MountedOn(dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	f, err := os.Open(mountinfo)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	on := ""
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 6 || len(right) < 2 || unescape(left[4]) != dir {
-			continue
-		}
-		on = "" // what is mounted later hides what was there
-		if right[0] == "zfs" && left[3] == "/" {
-			on = unescape(right[1])
-		}
-	}
-	return on, lines.Err()
-}
-
-// unescape undoes the kernel's \040 for what would divide fields.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
+var mountedAt = MountedAt // tests

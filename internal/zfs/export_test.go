@@ -25,9 +25,12 @@ func KindOf(text string) error { return kindOf(text) }
 // SetNow gives a cache another clock.
 func (k *Cache) SetNow(now func() time.Time) { k.now = now }
 
-// UseMountinfo has another file say what is mounted.
-func UseMountinfo(t testing.TB, name string) {
-	was := mountinfo
-	mountinfo = name
-	t.Cleanup(func() { mountinfo = was })
+// MountSource finds a mount in a table that is given.
+func MountSource(table string, id uint64) string { return mountSource([]byte(table), id) }
+
+// UseMountedAt has somebody else say what is mounted.
+func UseMountedAt(t testing.TB, f func(dir string) (string, error)) {
+	was := mountedAt
+	mountedAt = f
+	t.Cleanup(func() { mountedAt = was })
 }

@@ -78,11 +78,26 @@ func (c *Client) Snapshot(ctx context.Context, name string, properties ...string
 	return all[0], nil
 }
 
+// TheseSnapshots returns snapshots by their whole names, in the order of Snapshots; one that is not there is ErrNotExist.
+func (c *Client) TheseSnapshots(ctx context.Context, names []string, properties ...string) ([]*Snapshot, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	if _, err := datasetsOf(names); err != nil {
+		return nil, err
+	}
+	return c.listed(ctx, names, nil, properties)
+}
+
 func (c *Client) snapshots(ctx context.Context, root string, limit, properties []string) ([]*Snapshot, error) {
+	return c.listed(ctx, []string{root}, limit, properties)
+}
+
+func (c *Client) listed(ctx context.Context, roots []string, limit, properties []string) ([]*Snapshot, error) {
 	if err := checkProperties(properties); err != nil {
 		return nil, err
 	}
-	k := command{tool: "zfs", args: slices.Concat([]string{"list", "-Hp", "-t", "snapshot", "-o", strings.Join(snapshotFacts, ",")}, limit, []string{root}), name: root, query: true}
+	k := command{tool: "zfs", args: slices.Concat([]string{"list", "-Hp", "-t", "snapshot", "-o", strings.Join(snapshotFacts, ",")}, limit, roots), name: summary(roots), query: true}
 	var all []*Snapshot
 	err := settled(func() error {
 		out, err := c.run(ctx, k)
@@ -104,7 +119,7 @@ func (c *Client) snapshots(ctx context.Context, root string, limit, properties [
 			all = append(all, s)
 		}
 		if len(properties) > 0 && len(all) > 0 {
-			values, err := c.values(ctx, root, slices.Concat([]string{"-t", "snapshot"}, limit), names, properties)
+			values, err := c.values(ctx, roots, slices.Concat([]string{"-t", "snapshot"}, limit), names, properties)
 			if err != nil {
 				return err
 			}

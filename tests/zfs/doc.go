@@ -4,6 +4,7 @@
 //	facts_test.go    what the rest of vaultd takes for granted about ZFS and the kernel
 //	devices_test.go  a pool whose disks go away and come back
 //	vaultd_test.go   the real program on a dataset, with real clients
+//	expire_test.go   how snapshots and datasets end
 //	power_test.go    the power is cut in the middle of a push
 //
 // Outside of the machine they fail and never skip.

@@ -71,7 +71,7 @@ func dataset(t testing.TB, options string) (name, dir string) {
 func clean(t testing.TB, name string) {
 	sh(t, `zfs list -Hr -t snapshot -o name,userrefs %[1]s | while IFS=$'\t' read -r s n; do
 		[ "$n" = 0 ] || zfs holds -H "$s" | cut -f2 | while read -r tag; do zfs release "$tag" "$s"; done; done
-		zfs destroy -R %[1]s`, name)
+		for i in $(seq 30); do zfs destroy -R %[1]s && exit; sleep 1; done; exit 1`, name) // a process that read a snapshot may just be ending
 }
 
 // user is somebody without privileges.

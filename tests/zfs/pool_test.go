@@ -145,7 +145,7 @@ func TestServerPoolSuspended(t *testing.T) {
 }
 
 func poolSuspended(t *testing.T, failmode string) {
-	sh(t, "mkdir -p /run/full; mount -t tmpfs -o size=40M full /run/full; truncate -s 256M /run/full/disk; zpool create -o failmode=%s one /run/full/disk", failmode)
+	sh(t, "mkdir -p /run/full; mount -t tmpfs -o size=30M full /run/full; truncate -s 256M /run/full/disk; zpool create -o failmode=%s one /run/full/disk", failmode)
 	s := newPoolServer(t, "one/v", `scrub = ""`)
 	mended := false
 	mend := func() {
@@ -159,8 +159,8 @@ func poolSuspended(t *testing.T, failmode string) {
 	})
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
-	must(t, os.WriteFile(work+"/two", noise("two", 30<<20), 0o644))
-	must(t, os.WriteFile(work+"/three", noise("three", 30<<20), 0o644))
+	must(t, os.WriteFile(work+"/two", noise("two", 20<<20), 0o644))
+	must(t, os.WriteFile(work+"/three", noise("three", 20<<20), 0o644))
 	s.serve()
 	runs(t, s.sftp("put "+work+"/one one"))
 	s.is("ok", 0)
@@ -210,7 +210,7 @@ func TestServerPoolFull(t *testing.T) {
 	s := newPoolServer(t, "small/v", "scrub = \"\"\nreserve = \"10%\"")
 	work := t.TempDir()
 	must(t, os.WriteFile(work+"/one", noise("one", 3<<20), 0o644))
-	must(t, os.WriteFile(work+"/big", noise("big", 40<<20), 0o644))
+	must(t, os.WriteFile(work+"/big", noise("big", 28<<20), 0o644))
 	s.serve()
 	runs(t, s.sftp("put "+work+"/one one"))
 	sh(t, "zfs create -o reservation=$(( $(zfs get -Hpo value available small) * 88 / 100 )) small/hog")
@@ -237,9 +237,9 @@ func TestServerRefquota(t *testing.T) {
 	root := *pool + "/refquota"
 	t.Cleanup(func() { clean(t, root) })
 	s := newPoolServer(t, root, `scrub = ""`)
-	sh(t, "zfs set refquota=16M %s/%s", s.root, s.id)
+	sh(t, "zfs set refquota=8M %s/%s", s.root, s.id)
 	work := t.TempDir()
-	must(t, os.WriteFile(work+"/big", noise("big", 40<<20), 0o644))
+	must(t, os.WriteFile(work+"/big", noise("big", 12<<20), 0o644))
 	s.serve()
 	s.says("quota exceeded", s.sftp("put "+work+"/big big"))
 	s.says("quota exceeded", s.rsync(work+"/big", "vault:big2"))
@@ -251,8 +251,8 @@ func TestServerPoolDegraded(t *testing.T) {
 	sh(t, "zpool create -f two mirror /dev/vdc /dev/vdd")
 	s := newPoolServer(t, "two/v", `scrub = ""`)
 	work := t.TempDir()
-	must(t, os.WriteFile(work+"/one", noise("one", 40<<20), 0o644))
-	must(t, os.WriteFile(work+"/two", noise("two", 20<<20), 0o644))
+	must(t, os.WriteFile(work+"/one", noise("one", 16<<20), 0o644))
+	must(t, os.WriteFile(work+"/two", noise("two", 6<<20), 0o644))
 	s.serve()
 	s.is("ok", 0)
 	pushed := make(chan error, 1)

@@ -21,6 +21,8 @@ type server struct {
 	dir  string // the store
 	home string // alice's
 
+	as string // whose process it is; "": root's
+
 	cmd *exec.Cmd
 	log *logBuffer
 }
@@ -68,10 +70,17 @@ func (b *logBuffer) String() string {
 var listening = regexp.MustCompile(`(?m)^vaultd: listening on (\S+)$`)
 
 // serve starts the server, and writes alice's configuration for where it listens.
-func (s *server) serve() {
+func (s *server) serve() { s.serveBy() }
+
+// serveBy starts it by another program, which becomes it.
+func (s *server) serveBy(by ...string) {
 	s.t.Helper()
 	s.log = &logBuffer{}
-	s.cmd = exec.Command(*vaultd, "serve", "--dir", s.dir, "--listen", "127.0.0.1:0")
+	if s.as != "" {
+		by = append(by, "setpriv", "--reuid", s.as, "--regid", s.as, "--clear-groups")
+	}
+	args := append(by, *vaultd, "serve", "--dir", s.dir, "--listen", "127.0.0.1:0")
+	s.cmd = exec.Command(args[0], args[1:]...)
 	s.cmd.Stderr = s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(s.t, s.cmd.Start())
@@ -88,6 +97,11 @@ func (s *server) serve() {
 	must(s.t, err)
 	key, err := os.ReadFile(filepath.Join(s.dir, "host_ed25519_key.pub"))
 	must(s.t, err)
+	s.configure(host, port, key)
+}
+
+// configure writes alice's configuration for a server there.
+func (s *server) configure(host, port string, key []byte) {
 	must(s.t, os.WriteFile(s.home+"/known_hosts", fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600))
 	must(s.t, os.WriteFile(s.home+"/ssh.conf", fmt.Appendf(nil, "Host *\n HostName %s\n Port %s\n User alice\n IdentityFile %s/key\n IdentitiesOnly yes\n"+
 		" UserKnownHostsFile %[3]s/known_hosts\n GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n BatchMode yes\n", host, port, s.home), 0o600))

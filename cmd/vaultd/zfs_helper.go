@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"vaultd/internal/zfshelper"
+)
+
+// zfsHelperCommand is the process that runs zfs(8) as root for a server that is not.
+func (a *app) zfsHelperCommand() *cobra.Command {
+	return &cobra.Command{Use: "zfs-helper", Short: "Run zfs as root for a server that is not root, until a signal comes", Args: cobra.NoArgs,
+		Long: "Answers on the socket that [zfs] helper names, or on one that the service manager made. Who may ask is the owner of the store's directory, and root. What can be asked for is to make a tenant's dataset, to raise its quota, to take and hold snapshots, and what there is; nothing can be destroyed, released, rolled back, renamed or lowered.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			conf, err := a.loadConfig()
+			if err != nil {
+				return err
+			}
+			if conf.ZFS.Dataset == "" {
+				return errNoDataset
+			}
+			return a.serveZFS(cmd.Context(), conf, newLogger(a.stderr, conf.Log.Format, conf.Log.Level))
+		}}
+}
+
+func (a *app) serveZFS(ctx context.Context, conf *Config, log *slog.Logger) error {
+	uid, gid, err := a.storeOwner()
+	if err != nil {
+		return err
+	}
+	h, err := a.ownHelper(conf, log)
+	if err != nil {
+		return err
+	}
+	l, err := helperListener(conf, uid, gid)
+	if err != nil {
+		return err
+	}
+	keepReady(ctx, h, log)
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	log.Info("the ZFS helper answers", "socket", l.Addr().String(), "dataset", conf.ZFS.Dataset, "uid", uid)
+	go keepAlive(ctx)
+	err = (&zfshelper.Server{Verbs: h, UID: uint32(uid), Log: log}).Serve(ctx, l)
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	return err
+}
+
+// helperListener is the socket that the service manager made, or one of our own.
+func helperListener(conf *Config, uid, gid int) (net.Listener, error) {
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(given) == 1:
+		if _, ok := given[0].(*net.UnixListener); !ok {
+			return nil, fmt.Errorf("the service manager passed a socket that is not AF_UNIX: %s", given[0].Addr())
+		}
+		return given[0], nil
+	case len(given) > 1:
+		return nil, fmt.Errorf("the service manager passed %d sockets, one is wanted", len(given))
+	case conf.ZFS.Helper == "":
+		return nil, &configError{errors.New("[zfs] helper is empty: the server's supervisor runs zfs itself")}
+	}
+	return zfshelper.Listen(conf.ZFS.Helper, uid, gid)
+}
+
+// keepReady brings datasets to their places now, and those of a pool that comes later when it is there.
+func keepReady(ctx context.Context, h *zfshelper.Helper, log *slog.Logger) {
+	last := ""
+	look := func() {
+		err := h.Ready(ctx)
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != last && ctx.Err() == nil {
+			if last = text; err != nil {
+				log.Error("datasets are not all in their places", "error", text)
+			} else {
+				log.Info("datasets are in their places")
+			}
+		}
+	}
+	look()
+	go func() {
+		tick := time.NewTicker(readyEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				look()
+			}
+		}
+	}()
+}
+
+// keepAlive tells the service manager's watchdog that the process is.
+func keepAlive(ctx context.Context) {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		return
+	}
+	tick := time.NewTicker(every / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		}
+	}
+}

@@ -1,0 +1,357 @@
+package zfs
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The package on a machine whose process 1 is systemd, in two boots of the same root disk: TestInstalled and TestInstalledBack, which run starts by
+// their names. -packages has two versions of it, old.deb and new.deb.
+var packages = flag.String("packages", "/mnt/host", "directory with old.deb and new.deb")
+
+const (
+	installedStore = "/var/lib/vaultd"
+	installedHome  = "/root/alice"
+)
+
+// patience is for what a busy emulated machine does in the end.
+const patience = 4 * time.Minute
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			out, _ := exec.Command("journalctl", "-b", "--no-pager", "-n", "60", "-u", "vaultd*").CombinedOutput()
+			t.Fatalf("%s: not within %v\n%s", what, patience, out)
+		}
+	}
+}
+
+// property is what systemd says of a unit.
+func property(t testing.TB, unit, name string) string {
+	t.Helper()
+	return sh(t, "systemctl show --value -p %s %s", name, unit)
+}
+
+func active(t testing.TB, unit string) bool { return property(t, unit, "ActiveState") == "active" }
+
+// step tells how far it is: under emulation each takes long.
+func step(t testing.TB, what string) { t.Logf("%s: %s", time.Now().Format(time.TimeOnly), what) }
+
+// installed is the installed server's clients' side.
+func installed(t testing.TB) *server {
+	s := &server{t: t, dir: installedStore, home: installedHome}
+	if _, err := os.Stat(installedHome + "/key"); err != nil {
+		must(t, os.MkdirAll(installedHome, 0o700))
+		sh(t, "ssh-keygen -q -t ed25519 -N '' -C alice -f %s/key", installedHome)
+	}
+	return s
+}
+
+// know writes alice's configuration, once there is a host key.
+func (s *server) know() {
+	key, err := os.ReadFile(installedStore + "/host_ed25519_key.pub")
+	must(s.t, err)
+	s.configure("127.0.0.1", "2222", key)
+}
+
+// push stores a file and reads it back.
+func (s *server) push(name string, size int) {
+	s.t.Helper()
+	file := filepath.Join(s.home, name)
+	must(s.t, os.WriteFile(file, noise(name, size), 0o600))
+	runs(s.t, s.sftp("put "+file+" "+name, "get "+name+" "+file+".back"))
+	sh(s.t, "cmp %s %[1]s.back && rm %[1]s.back", file)
+}
+
+func TestInstalled(t *testing.T) {
+	s := installed(t)
+	step(t, "install")
+	sh(t, "apt-get install -y %s/old.deb 2>&1", *packages)
+	for _, u := range []string{"vaultd.service", "vaultd.socket", "vaultd-expire.service"} {
+		if got := property(t, u, "UnitFileState"); got != "enabled" {
+			t.Errorf("%s is %s", u, got)
+		}
+		if active(t, u) {
+			t.Errorf("%s was started without a store", u)
+		}
+	}
+	sh(t, "systemctl start vaultd.service vaultd.socket") // as a boot would
+	if active(t, "vaultd.service") || active(t, "vaultd.socket") {
+		t.Error("it serves without a store")
+	}
+	sh(t, "systemd-analyze verify --man=no vaultd.service vaultd.socket vaultd-expire.service vaultd-zfs.service vaultd-zfs.socket 2>&1")
+
+	step(t, "make a store")
+	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640)) // the machine's disk is small
+	t.Log(sh(t, "vaultd init"))
+	for _, u := range []string{"vaultd.service", "vaultd.socket", "vaultd-expire.service"} {
+		eventually(t, u, func() bool { return active(t, u) })
+	}
+	s.know()
+	t.Log(sh(t, "vaultd tenant add alice --mode versioned --key %s/key.pub", s.home))
+	began := time.Now()
+
+	step(t, "push")
+	s.push("one", 3<<20)
+	must(t, os.WriteFile(s.home+"/two", noise("two", 1<<20), 0o600))
+	runs(t, s.rsync("-a", s.home+"/two", "vault:two"))
+	runs(t, s.rsync("-ac", "--exclude=*", s.home+"/", "vault:dir/"))
+	status(t)
+	confinedFar(t)
+	apart(t)
+
+	step(t, "upgrade under a session")
+	upgrade(t, s)
+	step(t, "watchdog, kill")
+	watchdog(t, s)
+	step(t, "a configuration with a mistake")
+	sh(t, "cp /etc/vaultd/vaultd.toml /root/good && echo nonsense >> /etc/vaultd/vaultd.toml")
+	refused(t, "nonsense", "systemctl reload vaultd || { journalctl --no-pager -n 20 -u vaultd; false; }")
+	s.push("three", 1000)
+	sh(t, "cp /root/good /etc/vaultd/vaultd.toml && systemctl reload vaultd")
+
+	step(t, "expire, a minute after it began")
+	eventually(t, "expire's first run", func() bool {
+		found, _ := filepath.Glob(installedStore + "/expire/t-*/outcome.json")
+		return len(found) == 1
+	})
+	t.Logf("%v after the tenant came: %s", time.Since(began).Round(time.Second), sh(t, "cat %s/expire/t-*/outcome.json; ls -lan %[1]s %[1]s/expire", installedStore))
+	status(t)
+}
+
+// installedConfig is the package's, for a small disk.
+func installedConfig(t testing.TB) []byte {
+	b, err := os.ReadFile("/etc/vaultd/vaultd.toml")
+	must(t, err)
+	return []byte(strings.Replace(string(b), "[store]\n", "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 8\n", 1) + "\n[log]\nlevel = \"debug\"\n")
+}
+
+// status wants all to be well.
+func status(t testing.TB) {
+	t.Helper()
+	out, err := exec.Command("vaultd", "status").CombinedOutput()
+	if err != nil {
+		t.Errorf("vaultd status: %v\n%s", err, out)
+	}
+	var report struct {
+		Data struct {
+			Checks []struct{ Name, Verdict, Found string }
+		}
+	}
+	out, _ = exec.Command("vaultd", "doctor", "--json").Output()
+	if err := json.Unmarshal(out, &report); err != nil {
+		t.Fatalf("vaultd doctor: %v\n%s", err, out)
+	}
+	for _, c := range report.Data.Checks {
+		t.Logf("doctor: %s: %s: %s", c.Verdict, c.Name, c.Found)
+		if c.Verdict == "fail" || c.Verdict == "warn" && !slices.Contains([]string{"clock", "landlock", "disk", "expire"}, c.Name) { // of the machine, and of its youth
+			t.Errorf("doctor: %s: %s: %s", c.Verdict, c.Name, c.Found)
+		}
+	}
+}
+
+// processes are the supervisor and the confined server.
+func processes(t testing.TB) (supervisor, confined string) {
+	t.Helper()
+	supervisor = property(t, "vaultd.service", "MainPID")
+	eventually(t, "the confined server", func() bool {
+		out, _ := exec.Command("pgrep", "-P", supervisor).Output()
+		confined = strings.TrimSpace(string(out))
+		return confined != "" && !strings.Contains(confined, "\n")
+	})
+	return supervisor, confined
+}
+
+// confinedFar looks at what the kernel says of the processes.
+func confinedFar(t testing.TB) {
+	supervisor, confined := processes(t)
+	for _, pid := range []string{supervisor, confined} {
+		s := sh(t, "cat /proc/%s/status", pid)
+		for _, want := range []string{"CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(s, want) {
+				t.Errorf("process %s has not %q:\n%s", pid, want, s)
+			}
+		}
+	}
+	expire := sh(t, "cat /proc/%s/status", property(t, "vaultd-expire.service", "MainPID"))
+	for _, want := range []string{"CapEff:\t0000000000000002", "CapBnd:\t0000000000000002", "NoNewPrivs:\t1", "Seccomp:\t2"} { // CAP_DAC_OVERRIDE
+		if !strings.Contains(expire, want) {
+			t.Errorf("expire has not %q:\n%s", want, expire)
+		}
+	}
+}
+
+// apart tries what the services and the operator's group can and can not do.
+func apart(t testing.TB) {
+	supervisor, _ := processes(t)
+	expire := property(t, "vaultd-expire.service", "MainPID")
+	for _, line := range []string{
+		"touch " + installedStore + "/vaultd.db", "touch " + installedStore + "/x", "mv " + installedStore + "/expire " + installedStore + "/x",
+		"ls " + installedStore + "/expire", "touch /etc/vaultd/vaultd.toml", "touch /tmp/../var/x", "ls /root",
+	} {
+		refused(t, "", "nsenter -t %s -m setpriv --reuid vaultd --regid vaultd --clear-groups %s", supervisor, line)
+	}
+	for _, line := range []string{ // even with its capability; what it has no business with is empty for it
+		"touch " + installedStore + "/vaultd.db", "grep . " + installedStore + "/host_ed25519_key", "touch /etc/x", "grep -r . " + installedStore + "/server /root",
+	} {
+		refused(t, "", "nsenter -t %s -m setpriv --reuid vaultd-expire --regid vaultd-expire --clear-groups --inh-caps +dac_override --ambient-caps +dac_override --bounding-set -all,+dac_override %s",
+			expire, line)
+	}
+	sh(t, "id oper >/dev/null 2>&1 || useradd -G vaultd-admin oper")
+	makeUser(t)
+	sh(t, "setpriv --reuid oper --regid oper --init-groups vaultd snapshot list alice")
+	refused(t, "permission denied", "setpriv --reuid %s --regid %[1]s --init-groups vaultd snapshot list alice", user)
+	refused(t, "denied", "setpriv --reuid oper --regid oper --init-groups vaultd tenant set alice --quota 1G")
+}
+
+// What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
+func TestInstalledMounts(t *testing.T) {
+	name, dir := dataset(t, "")
+	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
+	for _, u := range []string{"vaultd", "vaultd-expire"} {
+		got := sh(t, "nsenter -t %s -m setpriv --reuid %s --regid %[2]s --clear-groups cat %s/.zfs/snapshot/s/f", property(t, u+".service", "MainPID"), u, dir)
+		if got != "kept" {
+			t.Errorf("%s reads %q in a snapshot", u, got)
+		}
+	}
+	sh(t, "umount %s/.zfs/snapshot/s", dir)
+}
+
+// upgrade replaces the program while a session is uploading: the upload ends whole, and who comes meanwhile waits.
+func upgrade(t testing.TB, s *server) {
+	whole := noise("big", 4<<20)
+	cmd := exec.Command("ssh", "-F", s.home+"/ssh.conf", "vault", "cat > big")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	cmd.Stderr = os.Stderr
+	must(t, cmd.Start())
+	_, err = in.Write(whole[:1<<20])
+	must(t, err)
+	before := sh(t, "vaultd version")
+	upgraded := exec.Command("apt-get", "install", "-y", *packages+"/new.deb")
+	var log logBuffer
+	upgraded.Stdout, upgraded.Stderr = &log, &log
+	must(t, upgraded.Start())
+	eventually(t, "the old server stops", func() bool { return property(t, "vaultd.service", "ActiveState") == "deactivating" })
+	late := s.sftp("ls one")
+	must(t, late.Start())
+	_, err = in.Write(whole[1<<20:])
+	must(t, errors.Join(err, in.Close()))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the upload under the upgrade: %v", err)
+	}
+	if err := late.Wait(); err != nil {
+		t.Errorf("who came meanwhile: %v", err)
+	}
+	if err := upgraded.Wait(); err != nil {
+		t.Fatalf("upgrade: %v\n%s", err, log.String())
+	}
+	after := sh(t, "vaultd version")
+	if before == after || !strings.Contains(sh(t, "vaultd status --json"), strings.TrimPrefix(after, "vaultd ")) {
+		t.Errorf("%s became %s, and the server is\n%s", before, after, sh(t, "vaultd status --json"))
+	}
+	got := exec.Command("ssh", "-F", s.home+"/ssh.conf", "vault", "cat big")
+	out, err := got.Output()
+	if err != nil || string(out) != string(whole) {
+		t.Errorf("%d bytes of %d came back: %v", len(out), len(whole), err)
+	}
+}
+
+// watchdog wants a server that hangs, and one that is killed, to be started again.
+func watchdog(t testing.TB, s *server) {
+	sh(t, "mkdir -p /run/systemd/system/vaultd.service.d && printf '[Service]\nWatchdogSec=20\nRestartSec=1\n' > /run/systemd/system/vaultd.service.d/test.conf")
+	sh(t, "systemctl daemon-reload && systemctl restart vaultd")
+	_, confined := processes(t)
+	sh(t, "kill -STOP %s", confined)
+	again := func(n string) {
+		t.Helper()
+		eventually(t, "start number "+n, func() bool { return property(t, "vaultd.service", "NRestarts") == n && active(t, "vaultd.service") })
+		s.push("again-"+n, 1000)
+	}
+	again("1")
+	if !strings.Contains(sh(t, "journalctl --no-pager -b -u vaultd"), "SIGABRT") { // which the watchdog sends, and nobody else
+		t.Error("it was not the watchdog")
+	}
+	supervisor, _ := processes(t)
+	sh(t, "kill -KILL %s", supervisor)
+	again("2")
+	sh(t, "rm -r /run/systemd/system/vaultd.service.d && systemctl daemon-reload")
+}
+
+// TestInstalledBack is the next boot: it serves by itself, and then the package goes, and nothing of the store goes with it.
+func TestInstalledBack(t *testing.T) {
+	s := installed(t)
+	eventually(t, "it runs after a boot", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
+	s.know()
+	s.push("after", 1<<20)
+	status(t)
+	step(t, "purge")
+	sh(t, "systemctl stop vaultd")
+	tree := func() string {
+		return sh(t, "cd %s && find . ! -name admin.lock -printf '%%p %%u %%m %%s\n' | sort | sha256sum; find tenants -type f | sort | xargs sha256sum | sha256sum; sha256sum vaultd.db host_ed25519_key", installedStore)
+	}
+	before := tree()
+	out := sh(t, "apt-get purge -y vaultd 2>&1")
+	if !strings.Contains(out, "left as it is") {
+		t.Errorf("purge does not say that the store stays:\n%s", out)
+	}
+	if after := tree(); after != before {
+		t.Errorf("purge changed the store:\n%s\n%s", before, after)
+	}
+	for _, gone := range []string{"/usr/bin/vaultd", "/etc/vaultd", "/usr/lib/systemd/system/vaultd.service"} {
+		if _, err := os.Lstat(gone); err == nil {
+			t.Errorf("purge left %s", gone)
+		}
+	}
+	step(t, "install again")
+	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
+	eventually(t, "it serves again", func() bool { return active(t, "vaultd.service") })
+	s.push("once-more", 1000)
+	runs(t, s.sftp("get one "+s.home+"/one.back"))
+	sh(t, "cmp %s/one %[1]s/one.back", s.home)
+}
+
+// TestInstalledZFS is another machine, with a pool: three commands make a server whose tenants have datasets, and scheduled snapshots a body.
+func TestInstalledZFS(t *testing.T) {
+	s := installed(t)
+	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
+	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640))
+	t.Log(sh(t, "vaultd init --pool %s --yes 2>&1", *pool))
+	if i, err := os.Lstat(installedStore + "/vaultd.toml"); err != nil || i.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("init replaced the link to the configuration: %v, %v", i, err)
+	}
+	eventually(t, "it runs", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
+	s.know()
+	t.Log(sh(t, "vaultd tenant add alice --quota 100M --key %s/key.pub", s.home))
+	step(t, "push")
+	s.push("one", 3<<20)
+	must(t, os.WriteFile(s.home+"/two", noise("two", 1<<20), 0o600))
+	runs(t, s.rsync("-a", s.home+"/two", "vault:two"))
+	t.Log(sh(t, "vaultd snapshot create alice --name first"))
+	if got := sh(t, "zfs list -H -o name -t snapshot -r %s", *pool); !strings.Contains(got, "/vaultd/t-") {
+		t.Errorf("the snapshot has no body: %q", got)
+	}
+	if got := sh(t, "zfs list -Ho refquota -d 1 %s/vaultd | sort -u", *pool); !strings.Contains(got, "M") {
+		t.Errorf("no dataset has a refquota: %q", got)
+	}
+	status(t)
+	confinedFar(t)
+	helper := sh(t, "cat /proc/%s/status", property(t, "vaultd-zfs.service", "MainPID"))
+	for _, want := range []string{"CapBnd:\t000000000020000b", "NoNewPrivs:\t1", "Seccomp:\t2"} { // CHOWN, DAC_OVERRIDE, FOWNER, SYS_ADMIN
+		if !strings.Contains(helper, want) {
+			t.Errorf("the helper has not %q:\n%s", want, helper)
+		}
+	}
+	sh(t, "systemctl restart vaultd")
+	s.push("three", 1000)
+	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u vaultd-zfs -n 20", installedStore))
+}
