@@ -57,16 +57,16 @@ func (s *Server) runSession(k *channel, proto, command string, h session.Handler
 	s.stats.sessions.Add(1)
 	s.stats.total.Add(1)
 	defer s.stats.sessions.Add(-1)
+	if s.away.Err() != nil {
+		r.finish(ErrUnavailable)
+		return
+	}
 	unhook := context.AfterFunc(s.away, func() { r.abandon() })
 	defer func() {
 		if !unhook() && r.left.Load() {
 			s.stats.abandoned.Add(-1)
 		}
 	}()
-	if s.away.Err() != nil {
-		r.finish(ErrUnavailable)
-		return
-	}
 
 	ctx, cancel := context.WithCancel(k.conn.ctx)
 	defer cancel()
