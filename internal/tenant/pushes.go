@@ -64,9 +64,11 @@ type knowledge struct {
 // load reads what the inventory needs, and turns pushes that the last process did not see the end of into aborted events.
 func (k *knowledge) load(tx *bbolt.Tx) (cut []Running, err error) {
 	k.facts, k.fresh, k.gone = map[string]inventory.Facts{}, map[string]bool{}, map[string]bool{}
-	for _, name := range [][]byte{bucketPushes, bucketFacts, bucketRunning} {
-		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-			return nil, err
+	if tx.Writable() {
+		for _, name := range [][]byte{bucketPushes, bucketFacts, bucketRunning} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return nil, err
+			}
 		}
 	}
 	err = tx.Bucket(bucketFacts).ForEach(func(id, text []byte) error {

@@ -95,7 +95,14 @@ func (s *State) load(wait time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) (err error) {
+	access := s.db.Update
+	s.db.View(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketRunning) != nil { // whole, and of today: reading it needs no write, and no waiting for the disk
+			access = s.db.View
+		}
+		return nil
+	})
+	return access(func(tx *bbolt.Tx) (err error) {
 		defer func() {
 			if err == nil {
 				s.cut, err = s.knowledge.load(tx)
