@@ -13,9 +13,9 @@ func NewSnapshot(tenants []Tenant, keys []Key) (*Snapshot, error) {
 	return newSnapshot(1, tenants, keys)
 }
 
-// BreakForTest makes every write of the state fail with err, until it is called with nil.
-func (s *State) BreakForTest(err error) {
+// BreakForTest has each write of the state call f in its middle, and fail with what that returns; nil ends that.
+func (s *State) BreakForTest(f func() error) {
 	s.flushing.Lock()
 	defer s.flushing.Unlock()
-	s.broken = err
+	s.broken = f
 }

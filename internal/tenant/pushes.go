@@ -52,6 +52,7 @@ type knowledge struct {
 	facts map[string]inventory.Facts // by tenant id; what they point to is never changed, only replaced
 	fresh map[string]bool            // ids whose facts are newer than the file's
 	queue []pending                  // events that are newer than the file, oldest first
+	taken []pending                  // those before them, which a flush is writing: they are in the file when it has ended
 	gone  map[string]bool            // ids of which nothing is kept any more
 	lost  uint64                     // events that were dropped from a full queue
 
@@ -63,9 +64,11 @@ type knowledge struct {
 // load reads what the inventory needs, and turns pushes that the last process did not see the end of into aborted events.
 func (k *knowledge) load(tx *bbolt.Tx) (cut []Running, err error) {
 	k.facts, k.fresh, k.gone = map[string]inventory.Facts{}, map[string]bool{}, map[string]bool{}
-	for _, name := range [][]byte{bucketPushes, bucketFacts, bucketRunning} {
-		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-			return nil, err
+	if tx.Writable() {
+		for _, name := range [][]byte{bucketPushes, bucketFacts, bucketRunning} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return nil, err
+			}
 		}
 	}
 	err = tx.Bucket(bucketFacts).ForEach(func(id, text []byte) error {
@@ -172,9 +175,11 @@ type PushQuery struct {
 func (s *State) Pushes(tenantID string, q PushQuery, yield func(push.Event) bool) error {
 	s.mu.Lock()
 	var waiting []push.Event
-	for i := len(s.queue) - 1; i >= 0; i-- {
-		if s.queue[i].tenant == tenantID {
-			waiting = append(waiting, s.queue[i].event)
+	for _, list := range [][]pending{s.queue, s.taken} {
+		for i := len(list) - 1; i >= 0; i-- {
+			if list[i].tenant == tenantID {
+				waiting = append(waiting, list[i].event)
+			}
 		}
 	}
 	first := s.facts[tenantID].Pushes.First
@@ -242,7 +247,7 @@ func (s *State) take(running map[string]Running) batch {
 	}
 	clear(s.fresh)
 	clear(s.gone)
-	s.queue = nil
+	s.queue, s.taken = nil, s.queue
 	if running == nil {
 		running = map[string]Running{}
 	}
@@ -269,7 +274,7 @@ func (s *State) giveBack(b batch) {
 	for _, id := range b.gone {
 		s.gone[id] = true
 	}
-	s.queue = append(b.events, s.queue...)
+	s.queue, s.taken = append(b.events, s.queue...), nil
 	if over := len(s.queue) - maxPending; over > 0 {
 		s.queue, s.lost = s.queue[over:], s.lost+uint64(over)
 	}

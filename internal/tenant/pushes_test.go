@@ -225,7 +225,7 @@ func TestFacts(t *testing.T) {
 func TestStateThatCanNotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	s := openState(t, dir, time.Hour)
-	s.BreakForTest(errors.New("disk full"))
+	s.BreakForTest(func() error { return errors.New("disk full") })
 	for n := range 50 {
 		s.Session("t-a", event(n))
 	}
@@ -241,6 +241,29 @@ func TestStateThatCanNotBeWritten(t *testing.T) {
 	}
 	if n := len(seqs(t, openState(t, dir, time.Hour), "t-a", tenant.PushQuery{})); n != 50 {
 		t.Errorf("%d events after all", n)
+	}
+}
+
+// An event is there while it is being written, too.
+func TestPushesWhileTheyAreWritten(t *testing.T) {
+	s := openState(t, t.TempDir(), time.Hour)
+	s.Session("t-a", event(0))
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s.Session("t-a", event(1))
+	seen := ""
+	s.BreakForTest(func() error {
+		s.Session("t-a", event(2))
+		seen = fmt.Sprint(seqs(t, s, "t-a", tenant.PushQuery{}))
+		return nil
+	})
+	if err := s.Flush(); err != nil || seen != "[3 2 1]" {
+		t.Errorf("%s, %v", seen, err)
+	}
+	s.BreakForTest(nil)
+	if got := fmt.Sprint(seqs(t, s, "t-a", tenant.PushQuery{})); got != "[3 2 1]" {
+		t.Error(got)
 	}
 }
 

@@ -39,8 +39,8 @@ type State struct {
 	stop chan struct{}
 	done chan struct{} // closed by the flusher when it has ended
 
-	flushing sync.Mutex // held over a whole flush, so that an older value never follows a newer one to disk
-	broken   error      // of tests: why nothing can be written; guarded by flushing
+	flushing sync.Mutex   // held over a whole flush, so that an older value never follows a newer one to disk
+	broken   func() error // of tests: called in the middle of a write; guarded by flushing
 
 	mu    sync.Mutex      // guards what follows; never held over a write to disk
 	used  map[string]Use  // by key id or CertUse; bounded by the catalog, since only verified keys get here
@@ -95,7 +95,14 @@ func (s *State) load(wait time.Duration) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bbolt.Tx) (err error) {
+	access := s.db.Update
+	s.db.View(func(tx *bbolt.Tx) error {
+		if tx.Bucket(bucketRunning) != nil { // whole, and of today: reading it needs no write, and no waiting for the disk
+			access = s.db.View
+		}
+		return nil
+	})
+	return access(func(tx *bbolt.Tx) (err error) {
 		defer func() {
 			if err == nil {
 				s.cut, err = s.knowledge.load(tx)
@@ -202,7 +209,9 @@ func (s *State) Flush() error {
 	err := guarded(s.path, func() error {
 		return s.db.Update(func(tx *bbolt.Tx) error {
 			if s.broken != nil {
-				return s.broken
+				if err := s.broken(); err != nil {
+					return err
+				}
 			}
 			for id, u := range batch {
 				if err := put(tx.Bucket(bucketUsed), []byte(id), u); err != nil {
@@ -221,6 +230,9 @@ func (s *State) Flush() error {
 		s.mu.Unlock()
 		return fmt.Errorf("write state: %w", err)
 	}
+	s.mu.Lock()
+	s.taken = nil
+	s.mu.Unlock()
 	if known.running != nil {
 		s.saved = make(map[string]bool, len(known.running))
 		for id := range known.running {
