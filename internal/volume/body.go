@@ -3,7 +3,6 @@ package volume
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -29,7 +28,7 @@ const (
 // unseen is set once a body was mounted where this process can not see it.
 var unseen atomic.Bool
 
-var errUnseen = fmt.Errorf("the host's mounts do not come into this process's mount namespace (of a unit: MountFlags=private): %w", unix.ELOOP)
+var errUnseen = errors.New("the host's mounts do not come into this process's mount namespace (of a unit: MountFlags=private)") // no errno, or classify would leave only that
 
 // Body is the volume as a snapshot of its file system has it: read-only, whatever is done to it.
 type Body struct{ v *Volume }
