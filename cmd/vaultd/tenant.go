@@ -378,10 +378,16 @@ func (a *app) tenantSet() *cobra.Command {
 			}
 			a.coolDown = conf.Expire.CoolDown.Duration
 			if !weaken {
-				return a.changeTenant(cmd, args[0], ch)
+				err = a.changeTenant(cmd, args[0], ch)
+			} else {
+				var t tenant.Tenant
+				t, err = a.catalog().Weaken(args[0], ch, a.coolDown)
+				err = a.changed(cmd, t, err)
 			}
-			t, err := a.catalog().Weaken(args[0], ch, a.coolDown)
-			return a.changed(cmd, t, err)
+			if err == nil && ch.QuotaBytes != nil && !a.dryRun {
+				a.lowerRefquota(cmd.Context(), conf, args[0])
+			}
+			return err
 		}}
 	p.register(c)
 	c.Flags().BoolVar(&weaken, "weaken", false, "let a change that promises less take effect after the cool-down")

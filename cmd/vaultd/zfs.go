@@ -145,6 +145,30 @@ func (s *supervisor) catalogChanged(ctx context.Context) (int, error) {
 	return s.spares.Left(), err
 }
 
+// lowerRefquota makes a tenant's refquota less, where its quota now is: the operator alone can, and who is not root is told how. vaultd's own quota
+// counts already.
+func (a *app) lowerRefquota(ctx context.Context, conf *Config, name string) {
+	_, t, err := a.tenant(name)
+	if conf.ZFS.Dataset == "" || err != nil || a.waits(t.ID) {
+		return
+	}
+	dataset, want := conf.ZFS.Dataset+"/"+t.ID, store.RefQuota(t)
+	client, err := newZFS(newLogger(a.stderr, "text", "warn"))
+	if err != nil {
+		return
+	}
+	d, err := client.Get(ctx, dataset)
+	if errors.Is(err, zfs.ErrNotExist) {
+		return // it is made with the right one
+	}
+	if err == nil && want != 0 && (d.RefQuota == 0 || d.RefQuota > want) {
+		err = client.Set(ctx, dataset, map[string]string{"refquota": fmt.Sprint(want)})
+	}
+	if err != nil {
+		fmt.Fprintf(a.stderr, "vaultd: hint: the refquota of %s stays what it was (%v); as root: zfs set refquota=%d %[1]s\n", dataset, err, want)
+	}
+}
+
 // absent says whether an error is about storage that is not there now: the server is started all the same, and says so to who comes.
 func absent(err error) bool {
 	return errors.Is(err, zfshelper.ErrAbsent) || errors.Is(err, zfshelper.ErrNoHelper) || errors.Is(err, store.ErrOffline) ||

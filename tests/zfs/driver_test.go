@@ -121,6 +121,8 @@ func TestDriver(t *testing.T) {
 	sh(t, "zfs list %s@vaultd-by-hand", ds)
 	s.vaultd("tenant", "set", "alice", "--quota", "128M")
 	want("refquota", "202375168")
+	s.vaultd("tenant", "set", "alice", "--quota", "96M") // less: the operator's own hand
+	want("refquota", "168820736")
 	// Nothing changed since: no more bodies than there are.
 	n := sh(t, "zfs list -Hr -t snapshot -o name %s | wc -l", ds)
 	time.Sleep(70 * time.Second)
