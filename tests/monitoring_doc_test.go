@@ -57,10 +57,10 @@ func TestScrapeWithPassword(t *testing.T) {
 	must(t, err)
 	addr := freeAddress(t)
 	for name, text := range map[string]string{"metrics.pem": cert, "metrics.key": key, "metrics.users": "prometheus:" + string(hash) + "\n",
-		"vaultd.toml": strings.Replace(config, `listen = ""`, "listen = \""+addr+"\"\ntls_cert = \"metrics.pem\"\ntls_key = \"metrics.key\"\nbasic_auth = \"metrics.users\"", 1)} {
+		"vaultd.toml": config + "[metrics]\ntls_cert = \"metrics.pem\"\ntls_key = \"metrics.key\"\nbasic_auth = \"metrics.users\"\n"} {
 		must(t, os.WriteFile(filepath.Join(v.dir, name), []byte(text), 0o600))
 	}
-	must(t, v.serve())
+	must(t, v.serve("--metrics-listen", addr))
 	resp, err := http.Get("http://" + addr + "/metrics") // a listener with TLS answers that with 400
 	must(t, err)
 	resp.Body.Close()
