@@ -94,6 +94,7 @@ func newWatched(t *testing.T) (v *vault, metrics string) {
 	must(t, err)
 	t.Cleanup(func() { must(t, v.stop()) })
 	metrics = freeAddress(t)
+	operator(t, v, "tenant", "set", "alice", "--quota", "10G")
 	operator(t, v, "tenant", "add", "carol", "--key", v.key("carol"))
 	operator(t, v, "tenant", "add", "dave", "--key", v.key("dave"), "--quota", "20M")
 	operator(t, v, "tenant", "add", "erin", "--key", v.key("erin"), "--snapshot", everyMinute, "--push-snapshots=false")

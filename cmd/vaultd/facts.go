@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/expect"
 	"vaultd/internal/inventory"
 	"vaultd/internal/push"
 	"vaultd/internal/store"
@@ -97,12 +98,26 @@ func (f *facts) settle(ctx context.Context, st *store.Store) error {
 	return st.Look(ctx, func(id string) bool { return !known[id].Usage.Time.IsZero() && known[id].ReadOnly == "" })
 }
 
+// expected is what was seen of the directories that still have an expectation.
+func expected(under map[string]expect.Seen, rules []expect.Rule) map[string]expect.Seen {
+	out := map[string]expect.Seen{}
+	for _, r := range rules {
+		if s, ok := under[r.Path]; ok {
+			out[r.Path] = s
+		}
+	}
+	return out
+}
+
 // forget drops what is known of tenants that are not in the catalog any more, or were removed with all that they had.
 func (f *facts) forget(st *store.Store) {
 	state := f.state.Load()
-	for id := range state.Facts() {
+	for id, k := range state.Facts() {
 		t, ok := st.Tenants().TenantByID(id)
 		if ok && !t.Removed(time.Now()) {
+			if len(k.Pushes.Under) > len(t.Expect) {
+				state.Update(id, func(k *inventory.Facts) { k.Pushes.Under = expected(k.Pushes.Under, t.Expect) })
+			}
 			continue
 		}
 		if _, err := st.Dataset(id); ok && err == nil {

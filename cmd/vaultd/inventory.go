@@ -60,10 +60,10 @@ func (o *operations) inventory() (inventory.Inventory, error) {
 	if o.state == nil {
 		return inventory.Inventory{}, errNoState
 	}
-	facts, tenants := o.state.Facts(), o.st.Tenants().Tenants()
+	tenants := o.st.Tenants().Tenants()
 	known := make([]inventory.Known, len(tenants))
 	for i, t := range tenants {
-		known[i] = o.known(t, facts[t.ID])
+		known[i] = o.known(t, o.state.FactsOf(t.ID)) // not Facts: that copies all of them once more, for each scrape
 	}
 	inv := inventory.Make(time.Now(), known, o.common())
 	if o.pool != nil {
