@@ -228,6 +228,9 @@ func (e ending) Remove(ctx context.Context) error {
 	}
 	d, err := client.Get(ctx, at.dataset)
 	if err == nil {
+		if e.leave != nil { // or it is busy with this process
+			e.leave()
+		}
 		err = client.DestroyEmpty(ctx, at.dataset, d.GUID, volume.CheckEmpty)
 	}
 	if err != nil && !errors.Is(err, zfs.ErrNotExist) { // an earlier run did it

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -92,7 +93,8 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 	if err != nil {
 		return err
 	}
-	defer contents.Close()
+	left := sync.OnceFunc(func() { contents.Close() })
+	defer left()
 	dir := filepath.Join(x.a.dir, expireDir, t.ID)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
@@ -107,6 +109,7 @@ func (x *expirer) with(ctx context.Context, t tenant.Tenant, f func(*retention.E
 	defer chain.Close()
 	conf := x.config(t)
 	conf.Contents, conf.Bodies, conf.Chain = contents, bodies, chain
+	conf.Dataset = ending{x: x, leave: left, id: t.ID, dir: at.dir}
 	e, err := retention.Open(ctx, conf)
 	if err != nil {
 		return err

@@ -180,7 +180,7 @@ func (x *expirer) config(t tenant.Tenant) retention.Config {
 		}
 		return now.Retention, err
 	}
-	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x, t.ID, dir},
+	return retention.Config{Dir: x.a.expireOf(t), Tenant: t.ID, Name: t.Name, Policy: t.Retention, Current: current, Removal: t.Removal, Dataset: ending{x: x, id: t.ID, dir: dir},
 		CoolDown: x.coolDown, Server: x.server(t), Machine: x.machine, Log: x.log.With("tenant", t.Name), Step: x.step}
 }
 
@@ -221,6 +221,7 @@ func (x *expirer) over(ctx context.Context, t tenant.Tenant, dry bool) (bool, er
 // ending is how a removed tenant's dataset goes.
 type ending struct {
 	x       *expirer
+	leave   func() // closes what this process itself has open of the dataset; nil: nothing
 	id, dir string
 }
 
