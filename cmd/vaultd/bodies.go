@@ -105,6 +105,11 @@ type place struct {
 
 // placeOf finds a tenant's data without running anything. A directory that its dataset is not mounted on is never taken for it.
 func (a *app) placeOf(id string) (place, error) {
+	if a.waits(id) { // it counts until it is moved, whatever is in the new place; it may be a dataset of another pool
+		former := filepath.Join(a.dir, confine.FormerDir, id)
+		dataset, err := zfs.MountedAt(former)
+		return place{former, dataset}, err
+	}
 	conf, err := a.loadConfig()
 	if err != nil {
 		return place{}, err
@@ -120,6 +125,9 @@ func (a *app) placeOf(id string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	if a.waits(id) { // first: its dataset may be in the making
+		return place{dir: filepath.Join(filepath.Dir(tenants), confine.FormerDir, id)}, nil
+	}
 	dataset, dir := conf.ZFS.Dataset+"/"+id, filepath.Join(tenants, id)
 	switch at, err := zfs.MountedAt(dir); {
 	case err != nil:
@@ -128,10 +136,6 @@ func (a *app) placeOf(id string) (place, error) {
 		return place{dir, dataset}, nil
 	case at != "":
 		return place{}, fmt.Errorf("%s is mounted in the place of %s", at, dataset)
-	}
-	former := filepath.Join(filepath.Dir(tenants), confine.FormerDir, id) // a tenant that was not moved yet
-	if _, err := os.Lstat(former); err == nil {
-		return place{dir: former}, nil
 	}
 	if at, err := zfs.MountedAt(tenants); err != nil || at != conf.ZFS.Dataset {
 		return place{}, errors.Join(fmt.Errorf("%s is not mounted: %w", conf.ZFS.Dataset, store.ErrOffline), err)
@@ -232,7 +236,7 @@ func (e ending) Remove(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return volume.Remove(e.dir) // the mountpoint, if it is still there
+	return volume.Remove(cmp.Or(at.dir, e.dir)) // the mountpoint, if it is still there
 }
 
 // showBodies says what a run did, or would do, to a tenant's snapshots on ZFS.

@@ -87,6 +87,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.kernel()
 	d.clock()
 	d.pool(ctx)
+	d.zfs(ctx)
 	d.disk()
 	d.owners()
 	d.tenants()

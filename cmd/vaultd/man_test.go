@@ -90,7 +90,7 @@ func TestManLint(t *testing.T) {
 func TestEveryCommandHasItsFlags(t *testing.T) {
 	neither := []string{"serve", "zfs-helper", "quickstart", "check", "config default", "journal export", "man", "help", "completion bash", "completion zsh", "completion fish", "completion powershell"}
 	changing := []string{"init", "adopt", "reload", "expire", "retire", "lock extend", "rebuild", "quota recount", "journal rebuild", "snapshot create", "snapshot hold", "snapshot release",
-		"tenant add", "tenant set", "tenant veto", "tenant remove", "tenant suspend", "tenant resume", "key add", "key set", "key import", "key revoke",
+		"tenant add", "tenant set", "tenant veto", "tenant remove", "tenant move", "tenant suspend", "tenant resume", "key add", "key set", "key import", "key revoke",
 		"ca add", "ca revoke", "bans clear", "expire pause", "expire resume", "undo", "metrics", "expect set", "expect clear"}
 	var walk func(c *cobra.Command, path string)
 	seen := 0

@@ -122,7 +122,7 @@ func (s *supervisor) poolBefore() pool.Report {
 		return pool.Report{}
 	}
 	r := s.care.Report()
-	if have, err := pool.MountedAt(); err != nil || have[s.care.Dir()] != r.Dataset {
+	if at, err := zfs.MountedAt(s.care.Dir()); err != nil || at != r.Dataset {
 		r.Out = true
 	}
 	return r

@@ -18,10 +18,10 @@ const (
 )
 
 // The collector is generous while little lives: up to freeHeap of garbage costs nobody anything. What lives beyond a quarter of
-// that (the list of a push of a million files) is collected the sooner: garbage is at most half of it, or freeHeap.
+// that (the list of a push of a million files) is collected the sooner: garbage is at most a quarter of it, or freeHeap.
 const (
-	freeHeap  = 64 << 20
-	minGCPart = 50
+	freeHeap  = 48 << 20
+	minGCPart = 25
 )
 
 // gcPercentFor is how much garbage, in percent of what lives, is left lying.

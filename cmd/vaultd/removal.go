@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"vaultd/internal/confine"
 	"vaultd/internal/retention"
-	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/volume"
 )
@@ -109,7 +109,7 @@ func (a *app) nameless(name string) (string, error) {
 	if !found || a.listed(t).State != stateRemoved {
 		return "", nil
 	}
-	if _, err := (store.Directory{Dir: filepath.Join(a.dir, "tenants")}).Path(t.ID); !errors.Is(err, fs.ErrNotExist) {
+	if at, err := a.placeOf(t.ID); err != nil || at.dir != "" {
 		return "", errors.Join(fmt.Errorf("tenant %q was removed, and its dataset is there again: %w", name, tenant.ErrConflict), err)
 	}
 	return t.ID, nil
@@ -172,7 +172,7 @@ func (a *app) tenantVeto() *cobra.Command {
 
 // config is what one tenant's expire is told, whether its dataset is there or not.
 func (x *expirer) config(t tenant.Tenant) retention.Config {
-	dir := filepath.Join(x.a.dir, "tenants", t.ID)
+	dir := filepath.Join(x.a.dir, confine.TenantsDir, t.ID)
 	current := func() (tenant.Retention, error) {
 		now, err := x.current(t)
 		if err == nil && (now.Removal == nil) != (t.Removal == nil) {

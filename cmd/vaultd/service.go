@@ -71,6 +71,7 @@ func (o *operations) calls() map[string]admin.Call {
 		"config.show":     admin.Handle(o.showConfig),
 		"tenant.clear":    admin.Handle(o.clear),
 		"tenant.release":  admin.Handle(o.release),
+		"tenant.withdraw": admin.Handle(o.withdraw),
 	}
 }
 

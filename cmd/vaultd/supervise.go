@@ -431,7 +431,7 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 	if err != nil {
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
-	group := s.admin.Group()
+	group, metered := s.admin.Group(), s.metrics != nil // now: hangUp takes them away
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),

@@ -18,7 +18,7 @@ import (
 
 func (a *app) tenantCommand() *cobra.Command {
 	c := &cobra.Command{Use: "tenant", Short: "Accounts: who stores what, and under which policy"}
-	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(), a.tenantRemove(),
+	c.AddCommand(a.tenantAdd(), a.tenantList(), a.tenantShow(), a.tenantSet(), a.tenantVeto(), a.tenantRemove(), a.tenantMove(),
 		a.tenantSuspend("suspend", "Make a tenant read-only", true), a.tenantSuspend("resume", "End a suspension", false))
 	return c
 }
@@ -233,7 +233,7 @@ type tenantReply struct {
 	Usage *usageReply `json:"usage,omitempty"`
 
 	Standing *inventory.Tenant `json:"standing,omitempty"` // absent when it is not known
-	Pushes   []pushLine        `json:"pushes"`             // the newest, newest first
+	Pushes   []pushLine        `json:"pushes,omitempty"`   // the newest, newest first
 }
 
 func tenantJSON(t tenant.Tenant, keys []tenant.Key, used map[string]tenant.Use) tenantReply {

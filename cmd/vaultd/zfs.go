@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vaultd/internal/confine"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 	"vaultd/internal/zfs"
@@ -72,6 +75,12 @@ func (a *app) driver(conf *Config, verbs zfshelper.Verbs) (*store.ZFS, error) {
 		return nil, err
 	}
 	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow}, nil
+}
+
+// waits reports whether a tenant is in former/, and waits to be moved into its dataset.
+func (a *app) waits(id string) bool {
+	_, err := os.Lstat(filepath.Join(a.dir, confine.FormerDir, id))
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // tenantsNow is the catalog as it is; nobody, when it can not be read.

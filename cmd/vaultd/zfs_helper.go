@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,7 @@ func (a *app) serveZFS(ctx context.Context, conf *Config, log *slog.Logger) erro
 	}
 	keepReady(ctx, h, log)
 	daemon.SdNotify(false, daemon.SdNotifyReady)
-	log.Info("the ZFS helper answers", "socket", l.Addr().String(), "dataset", conf.ZFS.Dataset, "uid", uid)
+	log.Info("the ZFS helper answers", "socket", cmp.Or(conf.ZFS.Helper, l.Addr().String()), "dataset", conf.ZFS.Dataset, "uid", uid)
 	go keepAlive(ctx)
 	err = (&zfshelper.Server{Verbs: h, UID: uint32(uid), Log: log}).Serve(ctx, l)
 	daemon.SdNotify(false, daemon.SdNotifyStopping)

@@ -158,6 +158,11 @@ func (a *app) planZFS(ctx context.Context, conf *Config, root string) ([]initSte
 			steps = append(steps, initStep{"make the directory of keys, " + conf.ZFS.Keys, func(context.Context) error { return os.MkdirAll(conf.ZFS.Keys, 0o700) }})
 		}
 	}
+	allow, err := a.planAllow(ctx, conf, root)
+	if err != nil {
+		return nil, err
+	}
+	steps = append(steps, allow...)
 	if was != root {
 		path := a.configPath()
 		steps = append(steps, initStep{fmt.Sprintf("write [zfs] dataset = %q to %s", root, path), func(context.Context) error { return setDataset(path, root) }})

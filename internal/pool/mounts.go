@@ -2,9 +2,7 @@ package pool
 
 import (
 	"bufio"
-	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -57,14 +55,4 @@ func MountPoint(dir string) string {
 		return filepath.Join(real, filepath.Base(dir))
 	}
 	return dir
-}
-
-// MountedAt says which dataset is mounted at each directory, in this process's namespace.
-func MountedAt() (map[string]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	all, err := mounts(f)
-	return all, errors.Join(err, f.Close())
 }

@@ -110,7 +110,7 @@ func TestMeterAndClocks(t *testing.T) {
 	far := now.AddDate(4, 0, 0) // a month ahead, for an hour, and back
 	m.Observe(far, time.Minute, live(1000))
 	minutes(m, far, 60, live(1000))
-	now = minutes(m, now, 30, live(7000))
+	minutes(m, now, 30, live(7000))
 	s.keep(t, m)
 	if d := s.day(t, "2026-11-25"); d.Measured.Round(time.Minute) != 2*time.Hour || d.Mean.Live < 2400 || d.Mean.Live > 2600 {
 		t.Errorf("after the clock was right again: %+v", d)

@@ -228,7 +228,7 @@ func exitStatus(err error, id string) (code int, line string) {
 		return exitTemporary, "error: " + ErrUnavailable.Error()
 	case errors.Is(err, appendonly.ErrReadOnly):
 		return 1, "error: " + appendonly.ErrReadOnly.Error()
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return 1, "error: the connection or the stream ended too early"
 	}
 	for _, end := range []error{errDraining, errRevoked, errIdle, errLost, errDead} {

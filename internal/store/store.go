@@ -420,6 +420,9 @@ func (s *Store) open(ctx context.Context, sl *slot, clean bool) error {
 		return fmt.Errorf("find dataset of %s: %w", t.Name, err)
 	}
 	vol, err := volume.Open(path)
+	if errors.Is(err, volume.ErrAway) {
+		return &UnavailableError{Why: volume.ErrAway.Error()}
+	}
 	if err != nil {
 		return fmt.Errorf("open dataset of %s: %w", t.Name, err)
 	}

@@ -44,8 +44,8 @@ var (
 	ErrOffline error = &UnavailableError{Why: "its dataset is not mounted"}
 )
 
-// refquotaOf stands behind the tenant's quota: nothing of what the tenant may use is ever refused by ZFS.
-func refquotaOf(t tenant.Tenant) uint64 {
+// RefQuota is what a dataset gets that stands behind the tenant's quota: nothing of what the tenant may use is ever refused by ZFS.
+func RefQuota(t tenant.Tenant) uint64 {
 	if t.Quota.Bytes == 0 {
 		return 0
 	}
@@ -68,7 +68,7 @@ func (z *ZFS) Create(ctx context.Context, id string) error {
 	if !ok {
 		return fmt.Errorf("tenant %s: %w", id, tenant.ErrNotFound)
 	}
-	return z.make(ctx, id, refquotaOf(t), volume.Create)
+	return z.make(ctx, id, RefQuota(t), volume.Create)
 }
 
 func (z *ZFS) make(ctx context.Context, id string, refquota uint64, layOut func(dir string) error) error {
@@ -85,6 +85,15 @@ func (z *ZFS) make(ctx context.Context, id string, refquota uint64, layOut func(
 		return errors.Join(fmt.Errorf("dataset %s/%s: %w", z.Dataset, id, ErrOffline), made)
 	}
 	return layOut(dir) // fs.ErrExist where that was done
+}
+
+// MakeEmpty makes the dataset that a tenant is moved into, where it is missing. It is laid out by who fills it.
+func (z *ZFS) MakeEmpty(ctx context.Context, t tenant.Tenant) error {
+	err := z.make(ctx, t.ID, RefQuota(t), func(string) error { return nil })
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // Former is where a tenant is that waits to be moved into its dataset (vaultd tenant move).
@@ -170,7 +179,7 @@ func (z *ZFS) SyncQuotas(ctx context.Context, tenants []tenant.Tenant) (lower []
 	}
 	for _, t := range tenants {
 		d, ok := have[t.ID]
-		want := refquotaOf(t)
+		want := RefQuota(t)
 		switch {
 		case !ok || d.RefQuota == want:
 		case d.RefQuota == 0 || want != 0 && want < d.RefQuota:

@@ -76,7 +76,7 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 		if path, err := s.zfs.Path(t.ID); err == nil {
 			made[t.ID] = path // also of one that waits to be moved
 		} else if !have[t.ID] {
-			if err := s.zfs.make(ctx, t.ID, refquotaOf(t), volume.Create); err != nil {
+			if err := s.zfs.make(ctx, t.ID, RefQuota(t), volume.Create); err != nil {
 				return spoiled, err
 			}
 			made[t.ID] = filepath.Join(s.zfs.Dir, t.ID)
@@ -163,7 +163,7 @@ func (s *ZFSSpares) Take(ctx context.Context, id string) error {
 	case err == nil && s.made[id] == path:
 		return fmt.Errorf("make dataset for %s: %w", id, fs.ErrExist)
 	case errors.Is(err, fs.ErrNotExist):
-		if err := s.zfs.make(ctx, id, refquotaOf(t), volume.Create); err != nil {
+		if err := s.zfs.make(ctx, id, RefQuota(t), volume.Create); err != nil {
 			return err
 		}
 	case err != nil:

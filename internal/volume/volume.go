@@ -209,14 +209,14 @@ func syncDir(p string) error {
 // Open opens the volume in dir. It creates nothing but derived/: what is not a complete volume is an error, and so is
 // a format newer than this program knows.
 func Open(dir string) (*Volume, error) {
-	v, err := open(dir)
+	v, err := openAt(dir, false)
 	if err != nil {
 		return nil, fmt.Errorf("open volume %q: %w", dir, err)
 	}
 	return v, nil
 }
 
-func open(dir string) (_ *Volume, err error) {
+func openAt(dir string, away bool) (_ *Volume, err error) {
 	v := &Volume{path: dir, dir: -1, store: -1, files: -1, staging: -1, scratch: -1, journal: -1,
 		writers: make(map[journal.ID]int), dressed: make(map[journal.ID]dress), notes: make(map[noteKey]struct{})}
 	defer func() {
@@ -230,6 +230,9 @@ func open(dir string) (_ *Volume, err error) {
 	}
 	if err := v.checkFormat(); err != nil {
 		return nil, err
+	}
+	if !away && v.away() {
+		return nil, ErrAway
 	}
 	if err := v.makeDerived(); err != nil {
 		return nil, fmt.Errorf("%s: %w", derivedDir, err)

@@ -34,3 +34,8 @@ func UseMountedAt(t testing.TB, f func(dir string) (string, error)) {
 	mountedAt = f
 	t.Cleanup(func() { mountedAt = was })
 }
+
+// Taken reads what the program of TakeEach returned about snapshots of these names.
+func Taken(out string, names ...string) error {
+	return taken(command{tool: "zfs", args: []string{"program"}}, []byte(out), names)
+}

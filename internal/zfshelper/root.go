@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"vaultd/internal/zfs"
 )
 
@@ -73,7 +75,12 @@ func (h *Helper) Root(ctx context.Context) ([]Step, error) {
 	}
 	at, err := h.open(h.cfg.Dir, h.cfg.Dataset)
 	if err == nil {
-		return steps, at.Close()
+		var st unix.Stat_t
+		err := errors.Join(unix.Fstat(int(at.Fd()), &st), at.Close())
+		if err == nil && (int(st.Uid) != h.cfg.UID || int(st.Gid) != h.cfg.GID || st.Mode&0o7777 != dirMode) {
+			steps = append(steps, h.mount(true)...)
+		}
+		return steps, err
 	}
 	return append(steps, h.mount(d.Mounted && set["mountpoint"] == "")...), nil
 }

@@ -24,8 +24,15 @@ func zfsServer(t testing.TB, conf string) (s *server, root string) {
 	must(t, os.WriteFile(filepath.Join(s.dir, "vaultd.toml"), []byte("[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 2\nbarrier_interval = \"300ms\"\n"+conf), 0o600))
 	sh(t, "ssh-keygen -q -t ed25519 -N '' -C alice -f %s/key", s.home)
 	t.Cleanup(func() {
-		exec.Command("zfs", "set", "mountpoint=none", root).Run()
-		clean(t, root)
+		if s.cmd != nil && s.cmd.ProcessState == nil { // the test has failed
+			s.cmd.Process.Kill()
+			s.cmd.Wait()
+			time.Sleep(time.Second) // its children end with it
+			t.Logf("the server's log:\n%s", s.log)
+		}
+		if exec.Command("zfs", "list", root).Run() == nil {
+			clean(t, root)
+		}
 	})
 	return s, root
 }
@@ -108,7 +115,7 @@ func TestDriver(t *testing.T) {
 		t.Errorf("the body is of record %s, %s; the journal has %s", seq, head, record)
 	}
 	sh(t, "diff -r --no-dereference %s %s/tenants/%s/.zfs/snapshot/vaultd-%s/files/rsync", src, s.dir, id, short)
-	if out := s.vaultd("snapshot", "create", "alice", "by-hand", "--json"); !strings.Contains(out, `"createtxg"`) || strings.Contains(out, "no_body") {
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "by-hand", "--json"); !strings.Contains(out, `"createtxg"`) || strings.Contains(out, "no_body") {
 		t.Errorf("a manual one: %s", out)
 	}
 	sh(t, "zfs list %s@vaultd-by-hand", ds)
@@ -189,7 +196,7 @@ func TestDriverHelper(t *testing.T) {
 	src := t.TempDir() + "/src"
 	tree(t, src)
 	runs(t, s.rsync("-a", src+"/", "vault:one/"))
-	if out := as("snapshot", "create", "alice", "held", "--json"); !strings.Contains(out, `"createtxg"`) {
+	if out := as("snapshot", "create", "alice", "--name", "held", "--json"); !strings.Contains(out, `"createtxg"`) {
 		t.Errorf("a manual snapshot: %s", out)
 	}
 	sh(t, "zfs holds -H %s/%s@vaultd-held | grep -q vaultd", root, ids["alice"])
@@ -218,5 +225,75 @@ func TestDriverHelper(t *testing.T) {
 	sh(t, "zfs load-key %[1]s; zfs mount %[1]s", ds)
 	waits(t, "it was unlocked", 2*time.Minute, "rsync -a -e 'ssh -F %[1]s/ssh.conf' vault:one/ %[1]s/back/", s.home)
 	sh(t, "diff -r --no-dereference %s %s/back", src, s.home)
+	s.stop()
+}
+
+// A store of directories goes to ZFS: its tenants are served from where they were until each is moved, and nothing is lost on the way. A dataset
+// whose catalog is lost is adopted, with the policy and the keys that travel in it.
+func TestDriverMove(t *testing.T) {
+	s, root := zfsServer(t, "")
+	s.vaultd("init")
+	s.vaultd("tenant", "add", "alice", "--key", s.home+"/key.pub", "--quota", "64M", "--mode", "versioned")
+	src := t.TempDir() + "/src"
+	tree(t, src)
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	s.vaultd("snapshot", "create", "alice", "--name", "before")
+	must(t, os.WriteFile(src+"/big", []byte("another"), 0o644))
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	s.stop()
+	id := s.id("alice")
+
+	if out := s.vaultd("init", "--dataset", root, "--dry-run"); !strings.Contains(out, "former") {
+		t.Errorf("the plan: %s", out)
+	}
+	s.vaultd("init", "--dataset", root, "--yes")
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:two/")) // from where it was
+	s.vaultd("tenant", "move", "alice", "--to-dataset", "--dry-run")
+	out := s.vaultd("tenant", "move", "alice", "--to-dataset")
+	t.Log(out)
+	waits(t, "the next server has the dataset", 2*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:three/", s.home, src)
+	if got := sh(t, "zfs get -Hp -o value refquota %s/%s; ls -d %s/tenants/%[2]s/files/three", root, id, s.dir); !strings.HasPrefix(got, "135266304") {
+		t.Errorf("the dataset: %s", got)
+	}
+	for _, name := range []string{"one", "two", "three"} {
+		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
+		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
+	}
+	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
+	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
+		t.Errorf("the past: %d bytes, %v", len(b), err)
+	}
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
+		t.Errorf("a snapshot after the move: %s", out)
+	}
+	s.vaultd("journal", "verify")
+	s.vaultd("verify")
+	if out := s.vaultd("audit"); !strings.Contains(out, "tenant move") {
+		t.Errorf("the audit log: %s", out)
+	}
+	s.stop()
+
+	// The catalog is lost.
+	must(t, os.Rename(s.dir+"/vaultd.db", s.home+"/lost.db"))
+	s.vaultd("init", "--dataset", root, "--yes")
+	plan := s.vaultd("adopt", root+"/"+id, "--dry-run")
+	t.Log(plan)
+	if !strings.Contains(plan, "versioned, quota 64 MiB") || !strings.Contains(plan, "alice") || !strings.Contains(plan, "not known") {
+		t.Errorf("what adopt shows: %s", plan)
+	}
+	s.vaultd("adopt", root+"/"+id, "--yes", "--with-keys")
+	s.fails("conflict", "adopt", root+"/"+id, "--yes")
+	s.serve()
+	runs(t, s.rsync("-aH", "vault:three/", s.home+"/adopted/"))
+	sh(t, "diff -r --no-dereference %s %s/adopted", src, s.home)
+	runs(t, s.rsync("-aH", src+"/", "vault:four/"))
+
+	// And back into a directory; the dataset stays for the operator.
+	s.vaultd("tenant", "move", "alice", "--to-dir")
+	waits(t, "the next server has the directory", 2*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:five/", s.home, src)
+	sh(t, "ls -d %s/former/%s/files/five; zfs list %s/%[2]s", s.dir, id, root)
+	s.vaultd("verify")
 	s.stop()
 }

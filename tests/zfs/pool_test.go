@@ -39,7 +39,7 @@ func newPoolServer(t *testing.T, root, zfsConfig string) *poolServer {
 		t.Fatal("alice has no id")
 	}
 	sh(t, "zfs create -o mountpoint=%s/tenants -o compression=off -o xattr=sa -o acltype=posixacl -o atime=off %s; zfs create %[2]s/%s", dir, root, s.id)
-	must(t, os.WriteFile(dir+"/vaultd.toml", fmt.Appendf(nil, "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\n[zfs]\ndataset = %q\npoll = \"1s\"\n%s\n", root, zfsConfig), 0o600))
+	must(t, os.WriteFile(dir+"/vaultd.toml", fmt.Appendf(nil, "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 1\n[zfs]\ndataset = %q\npoll = \"1s\"\n%s\n", root, zfsConfig), 0o600))
 	return s
 }
 
@@ -323,48 +323,8 @@ func TestServerPoolExported(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(s.dir, "tenants", s.id, "store")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a dataset was made below the mount point: %v", err)
 	}
-	sh(t, "zfs mount small/v/%s", s.id)
+	sh(t, "zfs mount small/v/%s || mountpoint %s/tenants/%[1]s", s.id, s.dir) // the helper may have been faster
 	s.again(work+"/one", "four")
 	s.whole(work, "one")
 	s.stop()
-}
-
-// The sole disk is pulled out under a push. OpenZFS 2.1 may go on calling the pool ONLINE while every write is lost, and does not take the disk back: the push ends with words,
-// and who comes is told. Nothing in this machine is well afterwards: it has a boot of its own.
-func TestLastDiskPulled(t *testing.T) {
-	sh(t, "zpool create -f sole /dev/vdc")
-	s := newPoolServer(t, "sole/v", `scrub = ""`)
-	work := t.TempDir()
-	must(t, os.WriteFile(work+"/one", noise("one", 60<<20), 0o644))
-	s.serve()
-	s.is("ok", 0)
-	type end struct {
-		out string
-		err error
-	}
-	ended := make(chan end, 1)
-	go func() { out, err := s.within(s.sftp("put " + work + "/one one")); ended <- end{out, err} }()
-	waitFor(t, "the push to write", func() bool { return len(sh(t, "zfs get -Hpo value referenced sole/v/%s", s.id)) > 6 })
-	pull(t, "vdc")
-	e := <-ended
-	state, exit := s.poolState()
-	t.Logf("the push ended: %v\n%s\nthe pool is %s (%d)\n%s", e.err, e.out, state, exit, sh(t, "timeout 30 zpool status -Pp sole || :"))
-	if e.err == nil || !strings.Contains(e.out, "storage does not answer") || exit != 2 {
-		t.Errorf("ended with %v", e.err)
-	}
-	out, err := s.within(s.ssh("ls"))
-	if err == nil || !strings.Contains(out, "storage is not available") {
-		t.Errorf("who comes: %v %s", err, out)
-	}
-	out, _ = s.within(exec.Command(*vaultd, "status", "--dir", s.dir))
-	t.Log(out)
-	must(t, s.cmd.Process.Signal(os.Interrupt))
-	done := make(chan error, 1)
-	go func() { done <- s.cmd.Wait() }()
-	select {
-	case err := <-done:
-		t.Logf("the server ended: %v", err)
-	case <-time.After(3 * time.Minute):
-		t.Errorf("the server does not end\n%s", s.log)
-	}
 }
