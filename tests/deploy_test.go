@@ -92,7 +92,7 @@ func TestPackage(t *testing.T) {
 		t.Fatalf("unpack: %v\n%s", err, out)
 	}
 	for _, name := range []string{"usr/bin/vaultd", "etc/vaultd/vaultd.toml", "usr/lib/systemd/system/vaultd.service", "usr/share/man/man8/vaultd.8.gz",
-		"usr/share/bash-completion/completions/vaultd", "usr/share/doc/vaultd/install.md", "usr/share/vaultd/grafana/vaultd-fleet.json", "usr/share/vaultd/prometheus/rules/backups.yml", "DEBIAN/conffiles"} {
+		"usr/share/bash-completion/completions/vaultd", "usr/share/doc/vaultd/install.md", "usr/share/vaultd/grafana/vaultd-fleet.json", "usr/share/vaultd/prometheus/prometheus.yml", "DEBIAN/conffiles"} {
 		if st, err := os.Stat(filepath.Join(root, name)); err != nil || st.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
