@@ -75,6 +75,7 @@ type app struct {
 	noProgress     bool
 	dryRun         bool
 	parent         *supervise.Client // of the confined server
+	mounts         mounts            // nil: the kernel's
 	listen         []string          // --listen of serve
 	metricsListen  *string           // --metrics-listen of serve, where it was given
 	why            string            // the operator's reason, for the audit log
