@@ -119,7 +119,7 @@ func (a *app) commandsCommand() *cobra.Command {
 }
 
 // asExpire does a command of the expire process as its user, where root gives it on a store where that is another one: with what the service may
-// do (vaultd-expire.service) and on ZFS what only root can, which is to unmount the dataset of a removed tenant. done says that the command is over.
+// do (vaultd-expire.service) and on ZFS without a helper what only root can, which is to unmount the dataset of a removed tenant. done says that the command is over.
 func (a *app) asExpire(ctx context.Context) (done bool, err error) {
 	var o account
 	if st, serr := statOwner(filepath.Join(a.dir, expireDir)); serr == nil {
@@ -137,7 +137,7 @@ func (a *app) asExpire(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	caps := []uintptr{unix.CAP_DAC_OVERRIDE}
-	if conf.ZFS.Dataset != "" {
+	if conf.ZFS.Dataset != "" && conf.ZFS.Helper == "" {
 		caps = append(caps, unix.CAP_SYS_ADMIN)
 	}
 	cmd := a.child(ctx, o, caps, os.Args[1:]...)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"vaultd/internal/confine"
 	"vaultd/internal/retention"
@@ -17,6 +18,7 @@ import (
 	"vaultd/internal/store"
 	"vaultd/internal/volume"
 	"vaultd/internal/zfs"
+	"vaultd/internal/zfshelper"
 )
 
 // zfsBodies are the snapshots of one tenant's dataset, for the expire process.
@@ -231,15 +233,41 @@ func (e ending) Remove(ctx context.Context) error {
 		if e.leave != nil { // or it is busy with this process
 			e.leave()
 		}
-		err = client.DestroyEmpty(ctx, at.dataset, d.GUID, volume.CheckEmpty)
+		err = endDataset(ctx, conf, client, d, e.id)
 	}
 	if err != nil && !errors.Is(err, zfs.ErrNotExist) { // an earlier run did it
 		return err
 	}
-	if err := os.Remove(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := e.forgetKey(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil {
 		return err
 	}
 	return volume.Remove(cmp.Or(at.dir, e.dir)) // the mountpoint, if it is still there
+}
+
+// endDataset destroys a dataset that is empty. A process that is not root can not unmount: the helper looks into it and does that.
+func endDataset(ctx context.Context, conf *Config, client *zfs.Client, d *zfs.Dataset, id string) error {
+	if conf.ZFS.Helper == "" {
+		return client.DestroyEmpty(ctx, d.Name, d.GUID, volume.CheckEmpty)
+	}
+	socket := &zfshelper.Socket{Path: conf.ZFS.Helper}
+	defer socket.Close()
+	if err := (zfshelper.Remote{Caller: socket}).Unmount(ctx, id); err != nil {
+		return fmt.Errorf("unmount %s: %w", d.Name, err)
+	}
+	return client.DestroyUnmounted(ctx, d.Name, d.GUID)
+}
+
+// forgetKey removes the file of a key that opens nothing any more. Where expire is a user of its own, keys are out of its reach: root is told.
+func (e ending) forgetKey(path string) error {
+	err := os.Remove(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
+		e.x.log.Warn("the key of a dataset that is destroyed stays: only root can remove it, and it opens nothing here", "tenant", e.id, "key", path)
+		return nil
+	}
+	return err
 }
 
 // showBodies says what a run did, or would do, to a tenant's snapshots on ZFS.

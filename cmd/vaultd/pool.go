@@ -31,6 +31,53 @@ func (a *app) tenantsDir() (string, error) {
 	return filepath.Join(dir, confine.TenantsDir), err
 }
 
+// lookTimeout is how long one command that looks at the pool may take.
+const lookTimeout = 10 * time.Second
+
+// helped has the helper ask for pool care, for a supervisor that can not run zfs. The pool is the helper's, whichever is named.
+type helped struct{ zfshelper.Verbs }
+
+var _ pool.ZFS = helped{}
+
+// Pool implements pool.ZFS.
+func (h helped) Pool(ctx context.Context, _ string) (p *zfs.Pool, err error) {
+	err = h.in(ctx, func(ctx context.Context) error { p, err = h.Verbs.Pool(ctx); return err })
+	return p, err
+}
+
+// LoadGUID implements pool.ZFS.
+func (h helped) LoadGUID(ctx context.Context, _ string) (guid uint64, err error) {
+	err = h.in(ctx, func(ctx context.Context) error { guid, err = h.Load(ctx); return err })
+	return guid, err
+}
+
+// List implements pool.ZFS: care asks for the pool's own dataset alone.
+func (h helped) List(ctx context.Context, _ string, _ int, _ ...string) (all []*zfs.Dataset, err error) {
+	err = h.in(ctx, func(ctx context.Context) error {
+		d, err := h.Top(ctx)
+		all = []*zfs.Dataset{d}
+		return err
+	})
+	return all, err
+}
+
+// Scrub implements pool.ZFS.
+func (h helped) Scrub(ctx context.Context, _ string) error { return h.in(ctx, h.Verbs.Scrub) }
+
+// Hung implements pool.ZFS: the helper's processes are its own business.
+func (h helped) Hung() int { return 0 }
+
+// in asks in the time that the helper itself has for it, and a little.
+func (h helped) in(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookTimeout+5*time.Second, zfs.ErrTimeout)
+	defer cancel()
+	err := ask(ctx)
+	if err != nil && context.Cause(ctx) == zfs.ErrTimeout {
+		return fmt.Errorf("%w: %w", zfs.ErrTimeout, err)
+	}
+	return err
+}
+
 // poolCare looks after the store's pool; nil for a store that is not on ZFS.
 func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
 	if conf.ZFS.Dataset == "" {
@@ -40,9 +87,10 @@ func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Its own client: what hangs for others must not take its places.
-	z, err := zfs.New(zfs.Config{Timeout: 10 * time.Second})
-	if err != nil {
+	var z pool.ZFS
+	if conf.ZFS.Helper != "" {
+		z = helped{zfshelper.Remote{Caller: &zfshelper.Socket{Path: conf.ZFS.Helper}}}
+	} else if z, err = zfs.New(zfs.Config{Timeout: lookTimeout}); err != nil { // its own client: what hangs for others must not take its places
 		return nil, err
 	}
 	return pool.New(pool.Config{ZFS: z, Dataset: conf.ZFS.Dataset, Dir: dir, Every: conf.ZFS.Poll.Duration, Reserve: conf.ZFS.Reserve.Of, Scrub: conf.ZFS.Scrub, Log: log,

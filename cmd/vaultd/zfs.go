@@ -16,6 +16,7 @@ import (
 	"vaultd/internal/confine"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
+	"vaultd/internal/volume"
 	"vaultd/internal/zfs"
 	"vaultd/internal/zfshelper"
 )
@@ -57,7 +58,22 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 	if err != nil {
 		return nil, err
 	}
-	return zfshelper.New(a.helperConfig(conf, client, dir, uid, gid, log))
+	cfg := a.helperConfig(conf, client, dir, uid, gid, log)
+	if cfg.Looks, err = zfs.New(zfs.Config{Timeout: lookTimeout}); err != nil {
+		return nil, err
+	}
+	cfg.Removed, cfg.Empty = a.removed, volume.CheckEmpty
+	return zfshelper.New(cfg)
+}
+
+// removed reports whether a tenant's removal is due, by the catalog as it is now.
+func (a *app) removed(id string) (bool, error) {
+	snap, err := a.catalog().Snapshot()
+	if err != nil {
+		return false, err
+	}
+	t, ok := snap.TenantByID(id)
+	return ok && t.Removed(time.Now()), nil
 }
 
 func statOwner(path string) (st unix.Stat_t, err error) {

@@ -19,7 +19,7 @@ import (
 // zfsHelperCommand is the process that runs zfs(8) as root for a server that is not.
 func (a *app) zfsHelperCommand() *cobra.Command {
 	return &cobra.Command{Use: "zfs-helper", Short: "Run zfs as root for a server that is not root, until a signal comes", Args: cobra.NoArgs,
-		Long: "Answers on the socket that [zfs] helper names, or on one that the service manager made. Who may ask is the owner of the store's directory, and root. What can be asked for is to make a tenant's dataset, to raise its quota, to take and hold snapshots, and what there is; nothing can be destroyed, released, rolled back, renamed or lowered.",
+		Long: "Answers on the socket that [zfs] helper names, or on one that the service manager made. Who may ask is the owner of the store's directory, and root. What can be asked for is to make a tenant's dataset, to raise its quota, to take and hold snapshots, to start a scrub, and what there is; and for the user that [expire] user names, to unmount the empty dataset of a removed tenant. Nothing can be destroyed, released, rolled back, renamed or lowered.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conf, err := a.loadConfig()
 			if err != nil {
@@ -49,7 +49,15 @@ func (a *app) serveZFS(ctx context.Context, conf *Config, log *slog.Logger) erro
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	log.Info("the ZFS helper answers", "socket", cmp.Or(conf.ZFS.Helper, l.Addr().String()), "dataset", conf.ZFS.Dataset, "uid", uid)
 	go keepAlive(ctx)
-	err = (&zfshelper.Server{Verbs: h, UID: uint32(uid), Log: log}).Serve(ctx, l)
+	s := &zfshelper.Server{Verbs: h, UID: uint32(uid), Log: log}
+	if conf.Expire.User != "" {
+		expire, err := lookUp("expire.user", conf.Expire.User)
+		if err != nil {
+			return err
+		}
+		s.Leaver, s.Expire = h, uint32(expire.uid)
+	}
+	err = s.Serve(ctx, l)
 	daemon.SdNotify(false, daemon.SdNotifyStopping)
 	return err
 }

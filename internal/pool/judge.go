@@ -137,6 +137,8 @@ func (j *Judge) unanswered(err error, found map[State]words) {
 		found[Gone] = words{"this machine has no ZFS: neither its tools nor its kernel module answer", "modprobe zfs; is the module of this kernel installed? then zpool import " + j.Pool}
 	case errors.Is(err, zfs.ErrNotExist):
 		found[Gone] = words{"it is not imported", "zpool import " + j.Pool + "; if it is not listed: are its disks there (lsblk, dmesg)?"}
+	case errors.Is(err, zfs.ErrSuspended): // with failmode=continue zpool may still call it ONLINE
+		found[Suspended] = words{"all I/O waits: " + line(err.Error()), "bring its disks back (cable, power, controller), then zpool clear " + j.Pool}
 	case j.failures >= patience:
 		found[Silent] = words{fmt.Sprintf("it was asked %d times in vain: %s", j.failures, line(err.Error())), "zpool status " + j.Pool + "; dmesg: a disk or its controller may hang"}
 	}

@@ -49,6 +49,7 @@ func TestStates(t *testing.T) {
 		{name: "unavailable", reading: well(func(r *pool.Reading) { r.Health = "UNAVAIL" }), state: pool.Unusable, level: 2, out: true, words: "UNAVAIL"},
 		{name: "a word that is not known is no good news", reading: well(func(r *pool.Reading) { r.Health = "HALFWAY" }), state: pool.Unusable, level: 2, out: true, words: "HALFWAY"},
 		{name: "read-only", reading: well(func(r *pool.Reading) { r.ReadOnly = true }), state: pool.Unusable, level: 2, out: true, words: "read-only"},
+		{name: "suspended, says zfs alone", err: fmt.Errorf("zfs list: %w", zfs.ErrSuspended), state: pool.Suspended, level: 2, out: true, words: "all I/O waits"},
 		{name: "not imported", err: fmt.Errorf("zpool get: %w", zfs.ErrNotExist), state: pool.Gone, level: 2, out: true, words: "not imported"},
 		{name: "no ZFS", err: zfs.ErrNotZFS, state: pool.Gone, level: 2, out: true, words: "no ZFS"},
 		{name: "one look in vain is none", err: zfs.ErrTimeout, state: pool.Unknown, words: "not looked at yet"},

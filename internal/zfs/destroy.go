@@ -17,11 +17,50 @@ import (
 // Nothing is forced, so one that is in use is ErrBusy; while it is looked at, nobody can write to it. When it is not destroyed it is mounted again as it was.
 // Called off between two steps it is not mounted, or mounted read-only: DestroyEmpty goes on from there, and Mount takes it back. Only root can mount.
 func (c *Client) DestroyEmpty(ctx context.Context, name string, guid uint64, empty func(dir string) error) error {
+	return c.end(ctx, name, guid, empty, c.destroy)
+}
+
+// UnmountEmpty does all of DestroyEmpty but the last step: it leaves an empty file system unmounted, for DestroyUnmounted. One that is not mounted is
+// looked into as well.
+func (c *Client) UnmountEmpty(ctx context.Context, name string, guid uint64, empty func(dir string) error) error {
+	return c.end(ctx, name, guid, empty, func(context.Context, *Dataset) error { return nil })
+}
+
+// DestroyUnmounted is the last step of DestroyEmpty, for a user who was delegated destroy and mount and can not unmount: the file system with this guid
+// must not be mounted (ErrMounted), and has neither snapshots nor children. What is in it is not looked at: that is UnmountEmpty's.
+func (c *Client) DestroyUnmounted(ctx context.Context, name string, guid uint64) error {
+	if err := checkLone(name); err != nil {
+		return err
+	}
+	d, err := c.lone(ctx, name, guid)
+	if err != nil {
+		return err
+	}
+	if d.Mounted {
+		return &Error{Op: "zfs destroy", Name: name, Kind: ErrMounted, Err: errors.New("it is mounted")}
+	}
+	return c.destroy(ctx, d)
+}
+
+func checkLone(name string) error {
 	if err := CheckDataset(name); err != nil {
 		return err
 	}
 	if !strings.Contains(name, "/") {
 		return badName("dataset", name, "a pool is not destroyed")
+	}
+	return nil
+}
+
+// destroy is zfs destroy. Without -r the kernel refuses one that got a child or a snapshot meanwhile.
+func (c *Client) destroy(ctx context.Context, d *Dataset) error {
+	return c.change(ctx, command{tool: "zfs", args: []string{"destroy", d.Name}, name: d.Name}, d.Name)
+}
+
+// end looks into a file system while nobody has it mounted for writing, and then calls last. When that can not be it is mounted again.
+func (c *Client) end(ctx context.Context, name string, guid uint64, empty func(dir string) error, last func(context.Context, *Dataset) error) error {
+	if err := checkLone(name); err != nil {
+		return err
 	}
 	d, err := c.lone(ctx, name, guid)
 	if err != nil {
@@ -32,7 +71,9 @@ func (c *Client) DestroyEmpty(ctx context.Context, name string, guid uint64, emp
 			return err
 		}
 	}
-	err = c.destroyUnmounted(ctx, d, empty)
+	if err = c.look(ctx, d, empty); err == nil {
+		err = last(ctx, d)
+	}
 	if err == nil || errors.Is(err, ErrTimeout) { // then nothing is known
 		return err
 	}
@@ -75,8 +116,8 @@ func (c *Client) lone(ctx context.Context, name string, guid uint64) (*Dataset, 
 	return d, err
 }
 
-// destroyUnmounted looks into d, which is not mounted, and destroys it.
-func (c *Client) destroyUnmounted(ctx context.Context, d *Dataset, empty func(dir string) error) error {
+// look looks into d, which is not mounted, and leaves it so.
+func (c *Client) look(ctx context.Context, d *Dataset, empty func(dir string) error) error {
 	if err := c.Mount(ctx, d.Name, "ro"); err != nil {
 		return err
 	}
@@ -89,11 +130,7 @@ func (c *Client) destroyUnmounted(ctx context.Context, d *Dataset, empty func(di
 	if err := empty(d.Mountpoint); err != nil {
 		return err
 	}
-	if err := c.Unmount(ctx, d.Name); err != nil {
-		return err
-	}
-	// Without -r the kernel refuses one that got a child or a snapshot meanwhile.
-	return c.change(ctx, command{tool: "zfs", args: []string{"destroy", d.Name}, name: d.Name}, d.Name)
+	return c.Unmount(ctx, d.Name)
 }
 
 var mountedAt = MountedAt // tests

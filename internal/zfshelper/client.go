@@ -84,6 +84,28 @@ func (r Remote) Pool(ctx context.Context) (*zfs.Pool, error) {
 	return ask[*zfs.Pool](ctx, r, "zfs.pool", nothing{})
 }
 
+// Load implements Verbs.
+func (r Remote) Load(ctx context.Context) (uint64, error) {
+	return ask[uint64](ctx, r, "zfs.load", nothing{})
+}
+
+// Top implements Verbs.
+func (r Remote) Top(ctx context.Context) (*zfs.Dataset, error) {
+	return ask[*zfs.Dataset](ctx, r, "zfs.top", nothing{})
+}
+
+// Scrub implements Verbs.
+func (r Remote) Scrub(ctx context.Context) error {
+	_, err := ask[nothing](ctx, r, "zfs.scrub", nothing{})
+	return err
+}
+
+// Unmount implements Leaver.
+func (r Remote) Unmount(ctx context.Context, id string) error {
+	_, err := ask[nothing](ctx, r, "zfs.unmount", idRequest{id})
+	return err
+}
+
 // ErrNoHelper says that nobody answers on the helper's socket.
 var ErrNoHelper = errors.New("the ZFS helper does not answer (vaultd zfs-helper)")
 

@@ -27,15 +27,19 @@ import (
 // Config is what a Helper works on.
 type Config struct {
 	Client  *zfs.Client
-	Dataset string // the root: tenants' datasets are directly below it
-	Dir     string // where it is mounted, and they below it: tenants/ in the store
-	UID     int    // whose datasets they are: the server's user
+	Looks   *zfs.Client // how the pool is: what hangs for others must not take its places; nil: Client
+	Dataset string      // the root: tenants' datasets are directly below it
+	Dir     string      // where it is mounted, and they below it: tenants/ in the store
+	UID     int         // whose datasets they are: the server's user
 	GID     int
 
 	Compression string // "lz4" or "zstd"
 	RecordSize  uint64
 	Encrypt     bool   // new datasets have keys of their own
 	KeyDir      string // where keys are: ID.key
+
+	Removed func(id string) (bool, error) // whether a tenant's removal is due, by the catalog; nil: nobody's is
+	Empty   func(dir string) error        // what Unmount finds in a dataset; required with Removed
 
 	Limits  Limits
 	Log     *slog.Logger
@@ -47,6 +51,7 @@ type Limits struct {
 	Creates   int // datasets an hour: 1000
 	Snapshots int // batches a minute: 20
 	OfTenant  int // bodies of one tenant a minute: 6
+	Scrubs    int // scrubs a day: 4
 }
 
 // Helper carries the verbs out.
@@ -56,8 +61,9 @@ type Helper struct {
 	bodies    *zfs.Cache
 	creates   *rate.Limiter
 	snapshots *rate.Limiter
+	scrubs    *rate.Limiter
 
-	changing sync.Mutex // one Create, Raise or Ready at a time: what they looked at stays so; guards placed
+	changing sync.Mutex // one Create, Raise, Unmount or Ready at a time: what they looked at stays so; guards placed
 	placed   map[string]bool
 
 	mu       sync.Mutex               // guards what follows
@@ -85,13 +91,16 @@ func New(cfg Config) (*Helper, error) {
 	if cfg.MountOf == nil {
 		cfg.MountOf = func(dir *os.File) (string, error) { return zfs.MountOf(int(dir.Fd())) }
 	}
+	if cfg.Looks == nil {
+		cfg.Looks = cfg.Client
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &cfg.Limits
-	l.Creates, l.Snapshots, l.OfTenant = cmp.Or(l.Creates, 1000), cmp.Or(l.Snapshots, 20), cmp.Or(l.OfTenant, 6)
+	l.Creates, l.Snapshots, l.OfTenant, l.Scrubs = cmp.Or(l.Creates, 1000), cmp.Or(l.Snapshots, 20), cmp.Or(l.OfTenant, 6), cmp.Or(l.Scrubs, 4)
 	h := &Helper{cfg: cfg, bodies: cfg.Client.NewCache(time.Minute, snapshot.PropertySeq, snapshot.PropertyHead),
-		creates: perTime(l.Creates, time.Hour), snapshots: perTime(l.Snapshots, time.Minute), ofTenant: map[string]*rate.Limiter{}}
+		creates: perTime(l.Creates, time.Hour), snapshots: perTime(l.Snapshots, time.Minute), scrubs: perTime(l.Scrubs, 24*time.Hour), ofTenant: map[string]*rate.Limiter{}}
 	h.pool, _, _ = strings.Cut(cfg.Dataset, "/")
 	return h, nil
 }
@@ -270,5 +279,32 @@ func (h *Helper) Datasets(ctx context.Context) ([]Dataset, error) {
 	return out, nil
 }
 
+// Scrub implements Verbs.
+func (h *Helper) Scrub(ctx context.Context) error {
+	if !h.scrubs.Allow() {
+		return fmt.Errorf("scrub: %w", ErrRate)
+	}
+	if err := h.cfg.Client.Scrub(ctx, h.pool); err != nil {
+		return err
+	}
+	h.cfg.Log.Info("scrub started", "pool", h.pool)
+	return nil
+}
+
 // Pool implements Verbs.
-func (h *Helper) Pool(ctx context.Context) (*zfs.Pool, error) { return h.cfg.Client.Pool(ctx, h.pool) }
+func (h *Helper) Pool(ctx context.Context) (*zfs.Pool, error) { return h.cfg.Looks.Pool(ctx, h.pool) }
+
+// Load implements Verbs.
+func (h *Helper) Load(ctx context.Context) (uint64, error) { return h.cfg.Looks.LoadGUID(ctx, h.pool) }
+
+// Top implements Verbs.
+func (h *Helper) Top(ctx context.Context) (*zfs.Dataset, error) {
+	all, err := h.cfg.Looks.List(ctx, h.pool, 0)
+	if err == nil && len(all) != 1 {
+		err = fmt.Errorf("zfs list %s: %d datasets", h.pool, len(all))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}

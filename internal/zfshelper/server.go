@@ -25,7 +25,11 @@ const maxConns = 16
 type Server struct {
 	Verbs Verbs
 	UID   uint32 // who may ask, besides root
-	Log   *slog.Logger
+
+	Leaver Leaver // nil: nobody can ask for it
+	Expire uint32 // who may ask for it, and for nothing else, besides root
+
+	Log *slog.Logger
 }
 
 // Listen makes the socket at path, for uid alone. One that nobody answers on any more is replaced.
@@ -95,18 +99,34 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 func (s *Server) serve(ctx context.Context, c net.Conn) {
 	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	uid, err := peer(c)
-	if err != nil || uid != 0 && uid != s.UID {
+	table := map[string]supervise.Verb{}
+	if err == nil {
+		table = s.table(ctx, uid)
+	}
+	if len(table) == 0 {
 		s.Log.Warn("zfs helper: peer refused", "uid", uid, "error", err)
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := supervise.ServeUntil(c, Table(ctx, s.Verbs), cancel); err != nil {
+	if err := supervise.ServeUntil(c, table, cancel); err != nil {
 		s.Log.Warn("zfs helper: a client broke the protocol", "uid", uid, "error", err.Error())
 	}
+}
+
+// table is what a user may ask for: the server's user is not expire's, and neither can do the other's part.
+func (s *Server) table(ctx context.Context, uid uint32) map[string]supervise.Verb {
+	table := map[string]supervise.Verb{}
+	if uid == 0 || uid == s.UID {
+		table = Table(ctx, s.Verbs)
+	}
+	if s.Leaver != nil && (uid == 0 || uid == s.Expire) {
+		table["zfs.unmount"] = handle(func(r idRequest) (nothing, error) { return nothing{}, s.Leaver.Unmount(ctx, r.ID) })
+	}
+	return table
 }
 
 // peer is the user at the other end, by the kernel's word.
@@ -175,5 +195,8 @@ func Table(ctx context.Context, v Verbs) map[string]supervise.Verb {
 		"zfs.bodies":   handle(func(r idRequest) (any, error) { return v.Bodies(ctx, r.ID) }),
 		"zfs.datasets": handle(func(nothing) (any, error) { return v.Datasets(ctx) }),
 		"zfs.pool":     handle(func(nothing) (any, error) { return v.Pool(ctx) }),
+		"zfs.load":     handle(func(nothing) (any, error) { return v.Load(ctx) }),
+		"zfs.top":      handle(func(nothing) (any, error) { return v.Top(ctx) }),
+		"zfs.scrub":    handle(func(nothing) (nothing, error) { return nothing{}, v.Scrub(ctx) }),
 	}
 }

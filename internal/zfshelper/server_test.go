@@ -26,15 +26,19 @@ import (
 // serve answers for v until the test ends.
 func serve(t testing.TB, v zfshelper.Verbs, uid int) string {
 	t.Helper()
+	return serveAs(t, &zfshelper.Server{Verbs: v, UID: uint32(uid)})
+}
+
+func serveAs(t testing.TB, s *zfshelper.Server) string {
+	t.Helper()
+	s.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	path := filepath.Join(t.TempDir(), "zfs.sock")
 	must(t, os.Chmod(filepath.Dir(path), 0o755))
 	l, err := zfshelper.Listen(path, os.Getuid(), os.Getgid())
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() {
-		ended <- (&zfshelper.Server{Verbs: v, UID: uint32(uid), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}).Serve(ctx, l)
-	}()
+	go func() { ended <- s.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -211,6 +215,9 @@ func (r *recorder) Take(context.Context, []snapshot.Instant, time.Duration) ([]s
 func (r *recorder) Bodies(context.Context, string) ([]snapshot.Body, error) { return nil, nil }
 func (r *recorder) Datasets(context.Context) ([]zfshelper.Dataset, error)   { return nil, nil }
 func (r *recorder) Pool(context.Context) (*zfs.Pool, error)                 { return nil, nil }
+func (r *recorder) Load(context.Context) (uint64, error)                    { return 0, nil }
+func (r *recorder) Top(context.Context) (*zfs.Dataset, error)               { return nil, nil }
+func (r *recorder) Scrub(context.Context) error                             { return nil }
 
 // FuzzServer has any bytes come over the socket: it ends, and answers with whole lines of JSON.
 func FuzzServer(f *testing.F) {

@@ -28,6 +28,19 @@ type Verbs interface {
 	Datasets(ctx context.Context) ([]Dataset, error)
 	// Pool is the pool as it is now.
 	Pool(ctx context.Context) (*zfs.Pool, error)
+	// Load names this import of the pool (zfs.Client.LoadGUID).
+	Load(ctx context.Context) (uint64, error)
+	// Top is the pool's own dataset: what the pool can hold.
+	Top(ctx context.Context) (*zfs.Dataset, error)
+	// Scrub starts a scrub of the pool; while one runs, zfs.ErrBusy.
+	Scrub(ctx context.Context) error
+}
+
+// Leaver is what the expire process can ask for, besides root.
+type Leaver interface {
+	// Unmount unmounts the dataset of a tenant whose removal is due by the catalog, that is found empty while nobody can write to it, and that has no
+	// snapshot (ErrKept, zfs.ErrDependent, zfs.ErrBusy). It destroys nothing. One that is not there is fs.ErrNotExist.
+	Unmount(ctx context.Context, id string) error
 }
 
 // Dataset is a tenant's dataset. Sizes are bytes.
@@ -51,6 +64,7 @@ var (
 	ErrLower    = errors.New("zfs helper: refused: a quota is lowered by the operator, with zfs set")          //
 	ErrLate     = errors.New("zfs helper: the snapshot took too long")                                         // see Verbs.Take
 	ErrAbsent   = errors.New("zfs helper: the root dataset is not mounted where the tenants' datasets belong") // its pool is gone, or not imported
+	ErrKept     = errors.New("zfs helper: refused: the tenant is not removed, or something is left of it")     // see Leaver
 	ErrReadBack = errors.New("zfs helper: a snapshot is not what was taken")
 )
 
@@ -93,7 +107,7 @@ func checkBatch(batch []snapshot.Instant) error {
 }
 
 // kinds are the errors that a caller tells apart, by their names on the wire.
-var kinds = map[string]error{"invalid": ErrInvalid, "rate": ErrRate, "lower": ErrLower, "late": ErrLate, "absent": ErrAbsent, "readback": ErrReadBack,
+var kinds = map[string]error{"invalid": ErrInvalid, "rate": ErrRate, "lower": ErrLower, "late": ErrLate, "absent": ErrAbsent, "readback": ErrReadBack, "kept": ErrKept, "dependent": zfs.ErrDependent, "pool": zfs.ErrPool,
 	"exist": fs.ErrExist, "notexist": fs.ErrNotExist, "permission": fs.ErrPermission, "timeout": zfs.ErrTimeout, "suspended": zfs.ErrSuspended, "key": zfs.ErrKey,
 	"nospace": zfs.ErrNoSpace, "quota": zfs.ErrQuota, "busy": zfs.ErrBusy, "notzfs": zfs.ErrNotZFS}
 

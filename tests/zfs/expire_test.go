@@ -299,7 +299,8 @@ func TestExpireRemoval(t *testing.T) {
 	if text := sh(t, "cat %s/expire/%s/chain/journal/*.jsonl %[1]s/expire/%[2]s/chain/staging/* 2>/dev/null", z.dir, z.id); !strings.Contains(text, "ZFS dataset "+z.ds+" is removed") {
 		t.Errorf("chain:\n%s", text)
 	}
-	z.vaultd("tenant", "add", "alice", "--key", z.home+"/key.pub") // the name is free
+	sh(t, "rm %[1]s/key*; ssh-keygen -q -t ed25519 -N '' -C alice -f %[1]s/key", z.home)
+	z.vaultd("tenant", "add", "alice", "--key", z.home+"/key.pub") // the name is free; the key is the other's for ever
 	z.put("a", "of another alice")
 	z.stop()
 }

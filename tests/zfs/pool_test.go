@@ -217,7 +217,7 @@ func TestServerPoolFull(t *testing.T) {
 	s.is("nearly full", 1)
 	s.says("no space left on the server: it takes nothing more until its operator makes room", s.sftp("put "+work+"/big big"))
 	s.says("no space left on the server", s.rsync(work+"/big", "vault:big"))
-	sh(t, "zfs set reservation=$(( $(zfs get -Hpo value reservation small/hog) + 10*1024*1024 )) small/hog")
+	sh(t, "zfs set reservation=$(( $(zfs get -Hpo value reservation small/hog) + $(zfs get -Hpo value available small) - 60*1024*1024 )) small/hog")
 	s.is("full", 2)
 	s.says("no space left on the server", s.sftp("put "+work+"/one another"))
 	pipe := s.ssh("cat > pipe")
