@@ -39,6 +39,11 @@ func (a *app) helper(conf *Config, log *slog.Logger) (zfshelper.Verbs, error) {
 
 // ownHelper is the helper in this process. Datasets are given to the owner of the store.
 func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, error) {
+	return a.newHelper(conf, nil, log)
+}
+
+// newHelper is a helper in this process, for which place mounts what it makes, if any.
+func (a *app) newHelper(conf *Config, place func(context.Context) error, log *slog.Logger) (*zfshelper.Helper, error) {
 	client, err := newZFS(log)
 	if err != nil {
 		return nil, err
@@ -51,7 +56,9 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 	if err != nil {
 		return nil, err
 	}
-	return zfshelper.New(conf.helperConfig(client, dir, uid, gid, log))
+	cfg := conf.helperConfig(client, dir, uid, gid, log)
+	cfg.Place = place
+	return zfshelper.New(cfg)
 }
 
 func statOwner(path string) (st unix.Stat_t, err error) {
@@ -117,7 +124,7 @@ func (s *supervisor) prepareZFS(ctx context.Context, dir string) error {
 			return err
 		}
 		s.helper = h
-		keepReady(ctx, h, s.log)
+		keepReady(ctx, h.Ready, s.log)
 	} else {
 		s.helper = zfshelper.Remote{Caller: &zfshelper.Socket{Path: s.conf.ZFS.Helper}}
 	}
