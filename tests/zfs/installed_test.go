@@ -239,19 +239,6 @@ func apart(t testing.TB) {
 	refused(t, "denied", "setpriv --reuid oper --regid oper --init-groups vaultd tenant set alice --quota 1G")
 }
 
-// What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
-func TestInstalledMounts(t *testing.T) {
-	name, dir := dataset(t, "")
-	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
-	for _, u := range []string{"vaultd", "vaultd-expire"} {
-		got := sh(t, "setpriv --reuid %s --regid %[1]s --clear-groups cat /proc/%s/root%s/.zfs/snapshot/s/f", u, property(t, u+".service", "MainPID"), dir)
-		if got != "kept" {
-			t.Errorf("%s reads %q in a snapshot", u, got)
-		}
-	}
-	sh(t, "umount %s/.zfs/snapshot/s", dir)
-}
-
 // upgrade replaces the program while a session is uploading: the upload ends whole, and who comes meanwhile waits.
 func upgrade(t testing.TB, s *server) {
 	whole := noise("big", 4<<20)
@@ -349,6 +336,12 @@ func TestInstalledBack(t *testing.T) {
 // TestInstalledZFS is another machine, with a pool: three commands make a server whose tenants have datasets, and scheduled snapshots a body.
 func TestInstalledZFS(t *testing.T) {
 	s := installed(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := exec.Command("journalctl", "-b", "--no-pager", "-n", "100", "-u", "vaultd*").CombinedOutput()
+			t.Logf("%s", out)
+		}
+	})
 	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
 	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640))
 	t.Log(sh(t, "vaultd init --pool %s --yes 2>&1", *pool))
@@ -384,6 +377,19 @@ func TestInstalledZFS(t *testing.T) {
 	sh(t, "systemctl restart vaultd")
 	s.push("three", 1000)
 	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u vaultd-zfs -n 20", installedStore))
+}
+
+// TestInstalledMounts comes after it. What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
+func TestInstalledMounts(t *testing.T) {
+	name, dir := dataset(t, "")
+	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
+	for _, u := range []string{"vaultd", "vaultd-expire"} {
+		got := sh(t, "setpriv --reuid %s --regid %[1]s --clear-groups cat /proc/%s/root%s/.zfs/snapshot/s/f", u, property(t, u+".service", "MainPID"), dir)
+		if got != "kept" {
+			t.Errorf("%s reads %q in a snapshot", u, got)
+		}
+	}
+	sh(t, "umount %s/.zfs/snapshot/s", dir)
 }
 
 // rootsServices looks at what the kernel lets the services do that run as root: who speaks can mount nothing for others, and who mounts hears nothing.
