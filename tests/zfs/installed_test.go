@@ -413,7 +413,7 @@ func rootsServices(t testing.TB) {
 			t.Errorf("%s: a mount namespace of its own: %v, want %v", c.unit, own, c.own)
 		}
 	}
-	const refusals = `for f in /etc/x /var/lib/vaultd/x /usr/bin/x; do ! touch $f 2>/dev/null; done; [ -z "$(ls -A /root /home /var/lib/vaultd/server /var/lib/vaultd/expire)" ]`
+	const refusals = `for f in /etc/x /var/lib/vaultd/x /var/lib/vaultd/server/x /usr/bin/x; do if touch $f 2>/dev/null; then exit 1; fi; done; [ -z "$(ls -A /var/lib/vaultd/expire; ls -A /root; ls -A /home)" ]`
 	sh(t, "nsenter -t %s -m bash -ec '%s'", property(t, "vaultd-zfs.service", "MainPID"), refusals)
 	refused(t, "Permission denied", "setpriv --reuid vaultd --regid vaultd --clear-groups bash -c 'head -c 1 </run/vaultd/zfs-mount.sock'")
 	if got := sh(t, "stat -c '%%U %%a' /run/vaultd/zfs-mount.sock"); got != "root 600" {
