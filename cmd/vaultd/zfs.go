@@ -46,6 +46,11 @@ func (a *app) helper(conf *Config, log *slog.Logger) (zfshelper.Verbs, error) {
 
 // ownHelper is the helper in this process. Datasets are given to the owner of the store.
 func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, error) {
+	return a.newHelper(conf, nil, log)
+}
+
+// newHelper is a helper in this process, for which place mounts what it makes, if any.
+func (a *app) newHelper(conf *Config, place func(context.Context) error, log *slog.Logger) (*zfshelper.Helper, error) {
 	client, err := newZFS(log)
 	if err != nil {
 		return nil, err
@@ -63,6 +68,7 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 		return nil, err
 	}
 	cfg.Removed, cfg.Empty = a.removed, volume.CheckEmpty
+	cfg.Place = place
 	return zfshelper.New(cfg)
 }
 
@@ -150,7 +156,7 @@ func (s *supervisor) prepareZFS(ctx context.Context, dir string) error {
 			return err
 		}
 		s.helper = h
-		keepReady(ctx, h, s.log)
+		keepReady(ctx, h.Ready, s.log)
 	} else {
 		s.helper = zfshelper.Remote{Caller: &zfshelper.Socket{Path: s.conf.ZFS.Helper}}
 	}
