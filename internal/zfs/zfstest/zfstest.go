@@ -228,6 +228,12 @@ func (s *State) run(argv []string, stdin string, out io.Writer) error {
 		return s.create(options["-o"], rest, !unmounted)
 	case "set":
 		return s.set(rest)
+	case "inherit":
+		if s.Datasets[rest[1]] == nil {
+			return missing(rest[1])
+		}
+		delete(s.Datasets[rest[1]].Properties, rest[0])
+		return nil
 	case "program":
 		return s.program(stdin, rest, out)
 	case "hold", "release":
