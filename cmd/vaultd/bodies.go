@@ -131,7 +131,7 @@ func (a *app) placeOf(id string) (place, error) {
 		return place{dir: filepath.Join(filepath.Dir(tenants), confine.FormerDir, id)}, nil
 	}
 	dataset, dir := conf.ZFS.Dataset+"/"+id, filepath.Join(tenants, id)
-	switch at, err := zfs.MountedAt(dir); {
+	switch at, err := a.mountedAt(dir); {
 	case err != nil:
 		return place{}, err
 	case at == dataset:
@@ -139,7 +139,7 @@ func (a *app) placeOf(id string) (place, error) {
 	case at != "":
 		return place{}, fmt.Errorf("%s is mounted in the place of %s", at, dataset)
 	}
-	if at, err := zfs.MountedAt(tenants); err != nil || at != conf.ZFS.Dataset {
+	if at, err := a.mountedAt(tenants); err != nil || at != conf.ZFS.Dataset {
 		return place{}, errors.Join(fmt.Errorf("%s is not mounted: %w", conf.ZFS.Dataset, store.ErrOffline), err)
 	}
 	return place{dataset: dataset}, nil

@@ -75,6 +75,7 @@ type app struct {
 	noProgress     bool
 	dryRun         bool
 	parent         *supervise.Client // of the confined server
+	mounts         mounts            // nil: the kernel's
 	listen         []string          // --listen of serve
 	metricsListen  *string           // --metrics-listen of serve, where it was given
 	why            string            // the operator's reason, for the audit log
@@ -95,7 +96,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.dir, "dir", defaultDir(), "the store's directory (VAULTD_DIR)")
 	f.StringVar(&a.config, "config", "", "the configuration file (default: vaultd.toml in the store's directory, if there is one)")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress bars")
-	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.commandsCommand(), a.zfsHelperCommand(), a.quickstartCommand(), a.tenantCommand(), a.adoptCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
+	root.AddCommand(a.initCommand(), a.serveCommand(), a.confinedCommand(), a.commandsCommand(), a.zfsHelperCommand(), a.zfsMountCommand(), a.quickstartCommand(), a.tenantCommand(), a.adoptCommand(), a.keyCommand(), a.caCommand(), a.bansCommand(), a.snapshotCommand(),
 		a.versionsCommand(), a.restoreCommand(), a.journalCommand(), a.rebuildCommand(), a.quotaCommand(), a.statusCommand(), a.pushesCommand(), a.expectCommand(), a.poolCommand(),
 		a.expireCommand(), a.spaceCommand(), a.lockCommand(), a.retireCommand(), a.verifyCommand(), a.incidentCommand(), a.undoCommand(), a.explainCommand(), a.doctorCommand(), a.proveCommand(),
 		a.checkCommand(), a.configCommand(), a.reloadCommand(), a.auditCommand(), a.usageCommand(), a.metricsCommand(), a.manCommand(), a.versionCommand())

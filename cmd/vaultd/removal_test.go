@@ -38,7 +38,7 @@ type ended struct {
 	bodies  retention.Bodies // nil: of a directory
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -279,16 +279,16 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 		go h.pool.run(ctx, st, door.Abandon)
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	// What sessions rely on goes on until the last of them has ended: barriers, keys that expire, processors.
+	// What sessions rely on goes on until the last of them has ended: barriers, keys that expire, processors; and what counts and shows them.
 	sctx, quiet := context.WithCancel(context.WithoutCancel(gctx))
 	defer quiet()
 	g.Go(func() error { defer quiet(); return door.Serve(gctx, listeners...) })
 	g.Go(func() error { return console.Serve(gctx, h.admin) })
 	g.Go(func() error { return st.Run(sctx) })
-	g.Go(func() error { return known.settle(gctx, st) })
+	g.Go(func() error { return known.settle(sctx, st) })
 	g.Go(func() error { return acc.watch(sctx) })
-	g.Go(func() error { return meter.run(gctx) })
-	g.Go(func() error { return count.serve(gctx) })
+	g.Go(func() error { return meter.run(sctx) })
+	g.Go(func() error { return count.serve(sctx) })
 	g.Go(func() error { return live.verify.run(gctx, live.verifyAll) })
 	g.Go(func() error { return live.watch(gctx) })
 	g.Go(func() error { return replace.watch(gctx) })

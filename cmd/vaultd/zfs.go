@@ -21,6 +21,12 @@ import (
 	"vaultd/internal/zfshelper"
 )
 
+// mounts says what is mounted where: tests have a fake zfs.
+type mounts interface {
+	MountedAt(dir string) (dataset string, err error)
+	MountOf(dir *os.File) (dataset string, err error)
+}
+
 // newZFS runs zfs(8). Between its own user and root it makes no difference: the tools say what is not allowed.
 func newZFS(log *slog.Logger) (*zfs.Client, error) {
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin") // where the tools are, and not every user's shell looks
@@ -40,6 +46,11 @@ func (a *app) helper(conf *Config, log *slog.Logger) (zfshelper.Verbs, error) {
 
 // ownHelper is the helper in this process. Datasets are given to the owner of the store.
 func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, error) {
+	return a.newHelper(conf, nil, log)
+}
+
+// newHelper is a helper in this process, for which place mounts what it makes, if any.
+func (a *app) newHelper(conf *Config, place func(context.Context) error, log *slog.Logger) (*zfshelper.Helper, error) {
 	client, err := newZFS(log)
 	if err != nil {
 		return nil, err
@@ -52,11 +63,12 @@ func (a *app) ownHelper(conf *Config, log *slog.Logger) (*zfshelper.Helper, erro
 	if err != nil {
 		return nil, err
 	}
-	cfg := conf.helperConfig(client, dir, uid, gid, log)
+	cfg := a.helperConfig(conf, client, dir, uid, gid, log)
 	if cfg.Looks, err = zfs.New(zfs.Config{Timeout: lookTimeout}); err != nil {
 		return nil, err
 	}
 	cfg.Removed, cfg.Empty = a.removed, volume.CheckEmpty
+	cfg.Place = place
 	return zfshelper.New(cfg)
 }
 
@@ -75,10 +87,21 @@ func statOwner(path string) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-func (c *Config) helperConfig(client *zfs.Client, dir string, uid, gid int, log *slog.Logger) zfshelper.Config {
+func (a *app) helperConfig(c *Config, client *zfs.Client, dir string, uid, gid int, log *slog.Logger) zfshelper.Config {
 	h := zfshelper.Config{Client: client, Dataset: c.ZFS.Dataset, Dir: dir, UID: uid, GID: gid, Compression: c.ZFS.Compression,
 		RecordSize: uint64(c.ZFS.RecordSize), KeyDir: c.ZFS.Keys, Encrypt: c.ZFS.Encryption == "on", Log: log}
+	if a.mounts != nil {
+		h.MountOf = a.mounts.MountOf
+	}
 	return h
+}
+
+// mountedAt is the dataset that is mounted at a directory.
+func (a *app) mountedAt(dir string) (string, error) {
+	if a.mounts != nil {
+		return a.mounts.MountedAt(dir)
+	}
+	return zfs.MountedAt(dir)
 }
 
 // driver is the ZFS driver of a store on ZFS; nil otherwise.
@@ -90,7 +113,7 @@ func (a *app) driver(conf *Config, verbs zfshelper.Verbs) (*store.ZFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow}, nil
+	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow, MountedAt: a.mountedAt}, nil
 }
 
 // waits reports whether a tenant is in former/, and waits to be moved into its dataset.
@@ -133,7 +156,7 @@ func (s *supervisor) prepareZFS(ctx context.Context, dir string) error {
 			return err
 		}
 		s.helper = h
-		keepReady(ctx, h, s.log)
+		keepReady(ctx, h.Ready, s.log)
 	} else {
 		s.helper = zfshelper.Remote{Caller: &zfshelper.Socket{Path: s.conf.ZFS.Helper}}
 	}

@@ -190,7 +190,7 @@ func (a *app) rootHelper(conf *Config) (*zfshelper.Helper, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return zfshelper.New(conf.helperConfig(client, dir, os.Geteuid(), os.Getegid(), log))
+	return zfshelper.New(a.helperConfig(conf, client, dir, os.Geteuid(), os.Getegid(), log))
 }
 
 // planFormer puts aside what is in the place of the root dataset: tenants that are directories, or the root dataset that was. They are served
@@ -204,7 +204,7 @@ func (a *app) planFormer(ctx context.Context, conf *Config, was, root string) ([
 		return nil, err
 	}
 	former := filepath.Join(filepath.Dir(dir), formerDir)
-	at, err := zfs.MountedAt(dir)
+	at, err := a.mountedAt(dir)
 	if err != nil || at == root {
 		return nil, err
 	}
@@ -219,8 +219,8 @@ func (a *app) planFormer(ctx context.Context, conf *Config, was, root string) ([
 		c.Close()
 		return nil, fmt.Errorf("tenants are to be put aside, and %w: stop it first", admin.ErrRunning)
 	}
-	if _, err := os.Lstat(former); !errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.Join(fmt.Errorf("%s is there from an earlier time: move its tenants first (vaultd tenant move): %w", former, tenant.ErrConflict), err)
+	if left, err := os.ReadDir(former); !errors.Is(err, fs.ErrNotExist) && (err != nil || len(left) > 0) {
+		return nil, errors.Join(fmt.Errorf("%s is there from an earlier time: move its tenants first (vaultd tenant move), and remove what is left of those that were: %w", former, tenant.ErrConflict), err)
 	}
 	if at != "" {
 		client, err := newZFS(newLogger(a.stderr, "text", "warn"))

@@ -291,7 +291,12 @@ func (s *Store) sealRevoked(last, next *tenant.Snapshot) error {
 			if k.Revoked.IsZero() || !ok || !before.Revoked.IsZero() {
 				continue
 			}
-			errs = errors.Join(errs, s.With(context.Background(), t.ID, func(v *appendonly.Vault) error { return v.SealKey(k.ID) }))
+			err := s.With(context.Background(), t.ID, func(v *appendonly.Vault) error { return v.SealKey(k.ID) })
+			if away := (*UnavailableError)(nil); errors.As(err, &away) { // it is sealed by its age when it is back
+				s.cfg.Log.Warn("what a revoked key left unsealed stays so for a while", "tenant", t.Name, "key", k.ID, "error", away.Why)
+				err = nil
+			}
+			errs = errors.Join(errs, err)
 		}
 	}
 	return errs

@@ -239,6 +239,9 @@ func copyAttributes(from, to int) error {
 		if err == nil {
 			err = unix.Fsetxattr(to, name, value[:n], 0)
 		}
+		if err == unix.ENOTSUP {
+			return nil // the journal has them, too; on disk they are best effort, as in dress
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

@@ -254,6 +254,22 @@ func (c *Client) Create(ctx context.Context, name string, properties map[string]
 	return c.change(ctx, command{tool: "zfs", args: append(args, name), name: name, stdin: key}, name)
 }
 
+// CreateUnmounted makes a file system with properties, which somebody else mounts. Its parent must exist.
+func (c *Client) CreateUnmounted(ctx context.Context, name string, properties map[string]string) error {
+	if err := CheckDataset(name); err != nil {
+		return err
+	}
+	set, err := settings(properties)
+	if err != nil {
+		return err
+	}
+	args := []string{"create", "-u"}
+	for _, s := range set {
+		args = append(args, "-o", s)
+	}
+	return c.change(ctx, command{tool: "zfs", args: append(args, name), name: name}, name)
+}
+
 // Set sets properties in one step: all or none.
 func (c *Client) Set(ctx context.Context, name string, properties map[string]string) error {
 	if err := checkAny(name); err != nil {

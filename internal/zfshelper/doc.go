@@ -2,7 +2,8 @@
 //
 // The verbs (Verbs) are few: make a tenant's dataset, let its refquota grow, take the bodies of snapshots (package snapshot), start a
 // scrub, and read what there is. Helper carries them out with package zfs; where the server is not root, Helper is another process ("vaultd zfs-helper"), which
-// Serve answers for on a socket, and Client asks. Both ways pass through the same checks.
+// Serve answers for on a socket, and Client asks. Both ways pass through the same checks. That process may be kept where it can not mount; then
+// a third one does ("vaultd zfs-mount", ServeMounter), which reads nothing from anybody.
 //
 // It guarantees, whoever asks for whatever:
 //

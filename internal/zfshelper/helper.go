@@ -43,6 +43,7 @@ type Config struct {
 
 	Limits  Limits
 	Log     *slog.Logger
+	Place   func(context.Context) error                    // has another process mount what is made (Mounter); nil: this one mounts it
 	MountOf func(dir *os.File) (dataset string, err error) // nil: zfs.MountOf
 }
 
@@ -159,14 +160,25 @@ func (h *Helper) Create(ctx context.Context, id string, refquota uint64) error {
 		}
 		properties["encryption"], properties["keyformat"], properties["keylocation"] = "aes-256-gcm", "raw", "file://"+key
 	}
-	err = h.cfg.Client.Create(ctx, h.dataset(id), properties, nil)
+	if h.cfg.Place == nil {
+		err = h.cfg.Client.Create(ctx, h.dataset(id), properties, nil)
+	} else {
+		err = h.cfg.Client.CreateUnmounted(ctx, h.dataset(id), properties)
+	}
 	if err != nil && !errors.Is(err, zfs.ErrExist) {
 		return err
 	}
 	if err == nil {
 		h.cfg.Log.Info("dataset made", "dataset", h.dataset(id), "refquota", refquota)
 	}
-	return errors.Join(h.handOver(id, err), root.Sync())
+	var unplaced error // which may be about another dataset
+	if h.cfg.Place != nil {
+		unplaced = h.cfg.Place(ctx)
+	}
+	if err = h.handOver(id, err); err != nil {
+		err = errors.Join(err, unplaced)
+	}
+	return errors.Join(err, root.Sync())
 }
 
 // handOver gives the root of a new dataset to the server's user. exists, if any, is the error to return when it is not new.

@@ -28,6 +28,8 @@ type Scene struct {
 	Supervisor int
 	Expire     int
 	Program    string // some other program
+	Body       string // name of a ZFS snapshot of the victim's; "": the store is not on ZFS
+	Helper     string // the ZFS helper's socket
 	Only       string // the one attempt to make, without being confined: shows that it would work
 
 	Targets []target // found before it is confined: inside, tenants/ can not be listed
@@ -43,12 +45,14 @@ type Result struct {
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: confined enter|attack|bare SCENE")
+		fmt.Fprintln(os.Stderr, "usage: confined enter|attack|bare SCENE; confined ask SOCKET|STORE <QUESTIONS")
 		os.Exit(2)
 	}
 	var s Scene
-	err := json.Unmarshal([]byte(os.Args[2]), &s)
-	if err == nil {
+	var err error
+	if os.Args[1] == "ask" {
+		err = ask(os.Args[2])
+	} else if err = json.Unmarshal([]byte(os.Args[2]), &s); err == nil {
 		err = run(os.Args[1], s)
 	}
 	if err != nil {
@@ -125,6 +129,7 @@ func (s Scene) attempts() []attempt {
 	list = append(list, s.processes()...)
 	list = append(list, s.kernel()...)
 	list = append(list, s.elsewhere()...)
+	list = append(list, s.zfs()...)
 	return append(list, s.permitted()...)
 }
 

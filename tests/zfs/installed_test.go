@@ -90,7 +90,7 @@ func TestInstalled(t *testing.T) {
 	if active(t, "vaultd.service") || active(t, "vaultd.socket") {
 		t.Error("it serves without a store")
 	}
-	sh(t, "systemd-analyze verify --man=no vaultd.service vaultd.socket vaultd-expire.service vaultd-zfs.service vaultd-zfs.socket 2>&1")
+	sh(t, "systemd-analyze verify --man=no vaultd.service vaultd.socket vaultd-expire.service vaultd-zfs.service vaultd-zfs.socket vaultd-zfs-mount.service vaultd-zfs-mount.socket 2>&1")
 
 	step(t, "make a store")
 	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640)) // the machine's disk is small
@@ -239,19 +239,6 @@ func apart(t testing.TB) {
 	refused(t, "denied", "setpriv --reuid oper --regid oper --init-groups vaultd tenant set alice --quota 1G")
 }
 
-// What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
-func TestInstalledMounts(t *testing.T) {
-	name, dir := dataset(t, "")
-	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
-	for _, u := range []string{"vaultd", "vaultd-expire"} {
-		got := sh(t, "setpriv --reuid %s --regid %[1]s --clear-groups cat /proc/%s/root%s/.zfs/snapshot/s/f", u, property(t, u+".service", "MainPID"), dir)
-		if got != "kept" {
-			t.Errorf("%s reads %q in a snapshot", u, got)
-		}
-	}
-	sh(t, "umount %s/.zfs/snapshot/s", dir)
-}
-
 // upgrade replaces the program while a session is uploading: the upload ends whole, and who comes meanwhile waits.
 func upgrade(t testing.TB, s *server) {
 	whole := noise("big", 4<<20)
@@ -349,6 +336,12 @@ func TestInstalledBack(t *testing.T) {
 // TestInstalledZFS is another machine, with a pool: three commands make a server whose tenants have datasets, and scheduled snapshots a body.
 func TestInstalledZFS(t *testing.T) {
 	s := installed(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := exec.Command("journalctl", "-b", "--no-pager", "-n", "100", "-u", "vaultd*").CombinedOutput()
+			t.Logf("%s", out)
+		}
+	})
 	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
 	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640))
 	t.Log(sh(t, "vaultd init --pool %s --yes 2>&1", *pool))
@@ -363,8 +356,8 @@ func TestInstalledZFS(t *testing.T) {
 	must(t, os.WriteFile(s.home+"/two", noise("two", 1<<20), 0o600))
 	runs(t, s.rsync("-a", s.home+"/two", "vault:two"))
 	t.Log(sh(t, "vaultd snapshot create alice --name first"))
-	if got := sh(t, "zfs list -H -o name -t snapshot -r %s", *pool); !strings.Contains(got, "/vaultd/t-") {
-		t.Errorf("the snapshot has no body: %q", got)
+	if got := sh(t, "zfs list -H -o name,userrefs -t snapshot -r %s", *pool); !strings.Contains(got, "@vaultd-first\t1") {
+		t.Errorf("the snapshot has no body with a hold: %q", got)
 	}
 	if got := sh(t, "zfs list -Ho refquota -d 1 %s/vaultd | sort -u", *pool); !strings.Contains(got, "M") {
 		t.Errorf("no dataset has a refquota: %q", got)
@@ -372,12 +365,8 @@ func TestInstalledZFS(t *testing.T) {
 	status(t)
 	eventually(t, "the server sees its pool", func() bool { return exec.Command("vaultd", "pool").Run() == nil }) // through the helper: it can not run zfs
 	confinedFar(t)
-	helper := sh(t, "cat /proc/%s/status", property(t, "vaultd-zfs.service", "MainPID"))
-	for _, want := range []string{"CapBnd:\t000000000020000b", "NoNewPrivs:\t1", "Seccomp:\t2"} { // CHOWN, DAC_OVERRIDE, FOWNER, SYS_ADMIN
-		if !strings.Contains(helper, want) {
-			t.Errorf("the helper has not %q:\n%s", want, helper)
-		}
-	}
+	rootsServices(t)
+	browse(t, s)
 	if got := sh(t, "zfs allow %s/vaultd", *pool); !strings.Contains(got, "user vaultd-expire destroy,hold,mount,release") {
 		t.Errorf("expire has not its powers:\n%s", got)
 	}
@@ -422,4 +411,53 @@ func TestInstalledRemoval(t *testing.T) {
 	}
 	sh(t, "[ -z \"$(find %s/expire ! -user vaultd-expire)\" ]", installedStore)
 	s.push("four", 1000)
+}
+
+// TestInstalledMounts comes after it. What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
+func TestInstalledMounts(t *testing.T) {
+	name, dir := dataset(t, "")
+	sh(t, "chmod 755 %s && echo kept > %[1]s/f && zfs snapshot %s@s && echo new > %[1]s/f", dir, name)
+	for _, u := range []string{"vaultd", "vaultd-expire"} {
+		got := sh(t, "setpriv --reuid %s --regid %[1]s --clear-groups cat /proc/%s/root%s/.zfs/snapshot/s/f", u, property(t, u+".service", "MainPID"), dir)
+		if got != "kept" {
+			t.Errorf("%s reads %q in a snapshot", u, got)
+		}
+	}
+	sh(t, "umount %s/.zfs/snapshot/s", dir)
+}
+
+// rootsServices looks at what the kernel lets the services do that run as root: who speaks can mount nothing for others, and who mounts hears nothing.
+func rootsServices(t testing.TB) {
+	machine := sh(t, "readlink /proc/1/ns/mnt")
+	for _, c := range []struct {
+		unit, bound string
+		own         bool // a mount namespace
+	}{
+		{"vaultd-zfs.service", "000000000020000b", true},        // CHOWN, DAC_OVERRIDE, FOWNER, SYS_ADMIN
+		{"vaultd-zfs-mount.service", "0000000000200002", false}, // DAC_OVERRIDE, SYS_ADMIN
+	} {
+		pid := property(t, c.unit, "MainPID")
+		status := sh(t, "cat /proc/%s/status", pid)
+		for _, want := range []string{"CapBnd:\t" + c.bound, "NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(status, want) {
+				t.Errorf("%s has not %q:\n%s", c.unit, want, status)
+			}
+		}
+		if own := sh(t, "readlink /proc/%s/ns/mnt", pid) != machine; own != c.own {
+			t.Errorf("%s: a mount namespace of its own: %v, want %v", c.unit, own, c.own)
+		}
+	}
+	const refusals = `for f in /etc/x /var/lib/vaultd/x /var/lib/vaultd/server/x /usr/bin/x; do if touch $f 2>/dev/null; then exit 1; fi; done; [ -z "$(ls -A /var/lib/vaultd/expire; ls -A /root; ls -A /home)" ]`
+	sh(t, "nsenter -t %s -m bash -ec '%s'", property(t, "vaultd-zfs.service", "MainPID"), refusals)
+	refused(t, "Permission denied", "setpriv --reuid vaultd --regid vaultd --clear-groups bash -c 'head -c 1 </run/vaultd/zfs-mount.sock'")
+	if got := sh(t, "stat -c '%%U %%a' /run/vaultd/zfs-mount.sock"); got != "root 600" {
+		t.Errorf("the mounter's socket: %s", got)
+	}
+}
+
+// browse reads what was pushed as it was when the snapshot was taken, through the confined server, in ZFS' own view of it.
+func browse(t testing.TB, s *server) {
+	runs(t, s.sftp("get /.snapshots/first/one "+s.home+"/one.then"))
+	sh(t, "cmp %s/one %[1]s/one.then", s.home)
+	t.Log(sh(t, "vaultd snapshot verify alice first"))
 }

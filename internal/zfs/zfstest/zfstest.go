@@ -224,7 +224,8 @@ func (s *State) run(argv []string, stdin string, out io.Writer) error {
 	case "get":
 		return s.get(options, rest, out)
 	case "create":
-		return s.create(options["-o"], rest)
+		_, unmounted := options["-u"]
+		return s.create(options["-o"], rest, !unmounted)
 	case "set":
 		return s.set(rest)
 	case "program":
@@ -437,7 +438,7 @@ func id(name string, txg uint64) uint64 {
 	return h.Sum64()
 }
 
-func (s *State) create(options, rest []string) error {
+func (s *State) create(options, rest []string, mounted bool) error {
 	name := rest[0]
 	if s.Datasets[name] != nil {
 		return failed("cannot create '" + name + "': dataset already exists")
@@ -446,7 +447,10 @@ func (s *State) create(options, rest []string) error {
 		return failed("cannot create '" + name + "': parent does not exist")
 	}
 	s.TXG++
-	s.Datasets[name] = &Dataset{Properties: pairs(options), GUID: id(name, s.TXG), TXG: s.TXG, Mounted: true, Snapshots: map[string]*Snapshot{}}
+	s.Datasets[name] = &Dataset{Properties: pairs(options), GUID: id(name, s.TXG), TXG: s.TXG, Mounted: mounted, Snapshots: map[string]*Snapshot{}}
+	if !mounted {
+		return nil
+	}
 	return os.MkdirAll(s.property(name, "mountpoint"), 0o755)
 }
 
