@@ -77,6 +77,7 @@ func besiege(t testing.TB) *besieged {
 		}
 		runs(t, b.client(name, "put kept", "put dropped", "put other"))
 	}
+	waits(t, "a scheduled snapshot", 3*time.Minute, "zfs list -Hr -t snapshot -o name %s | grep -- -scheduled", b.ds("alice"))
 	for _, name := range []string{"alice", "bob", "carol"} {
 		b.vaultd("snapshot", "create", name, "--name", "first")
 	}
@@ -86,7 +87,6 @@ func besiege(t testing.TB) *besieged {
 	sh(t, "zfs snapshot %s@loose", b.ds("carol"))
 	b.vaultd("expire")
 	b.expire = b.start("sh", "-c", "exec "+asExpire+" "+*vaultd+" expire --loop --dir "+b.dir)
-	waits(t, "a scheduled snapshot", 3*time.Minute, "zfs list -Hr -t snapshot -o name %s | grep -- -scheduled", b.ds("alice"))
 	b.spare = filepath.Base(sh(t, "ls -d %s/tenants/t-* | grep -v -e %s -e %s -e %s | tail -1", b.dir, b.ids["alice"], b.ids["bob"], b.ids["carol"]))
 	b.baseline = b.sealed()
 	return b
