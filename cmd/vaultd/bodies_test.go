@@ -233,7 +233,10 @@ func TestBodiesOutput(t *testing.T) {
 	if z.names() != "vaultd-forged vaultd-last" {
 		t.Errorf("left: %s", z.names())
 	}
-	st := statusReply{Tenants: []tenantStatus{{Tenant: inventory.Tenant{Name: "acme"}, usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
+	snap, err := e.a.catalog().Snapshot()
+	must(t, err)
+	acme, _ := snap.Tenant("acme")
+	st := statusReply{Tenants: []tenantStatus{{Tenant: inventory.Tenant{ID: acme.ID, Name: "acme"}, usageReply: usageReply{Tenant: "acme"}}}, Server: &serverStatus{}}
 	must(t, e.a.expireOutcomes(&st))
 	st.judge()
 	if v := st.Verdict; v.Exit != 1 || !strings.Contains(v.Text, "snapshots on ZFS that nobody knows") || !strings.Contains(st.Tenants[0].Expire.Strange, "vaultd-forged: record 1") {

@@ -58,22 +58,26 @@ func (x *expirer) note(t tenant.Tenant, r expireReply, runErr error) {
 
 // expireOutcomes adds to a status how each tenant's last expire ended.
 func (a *app) expireOutcomes(s *statusReply) error {
-	snap, err := a.catalog().Snapshot()
+	list, err := os.ReadDir(filepath.Join(a.dir, expireDir))
 	if errors.Is(err, fs.ErrPermission) { // one who may only ask the server
 		for i := range s.Tenants {
 			s.Tenants[i].Expire = &expireOutcome{Error: err.Error()}
 		}
 		return nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	have := make(map[string]bool, len(list))
+	for _, d := range list {
+		have[d.Name()] = true
+	}
 	for i := range s.Tenants {
-		t, ok := snap.Tenant(s.Tenants[i].Name)
-		if !ok {
+		t := &s.Tenants[i]
+		if !have[t.ID] {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(a.expireOf(t), outcomeName))
+		b, err := os.ReadFile(filepath.Join(a.dir, expireDir, t.ID, outcomeName))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -84,7 +88,7 @@ func (a *app) expireOutcomes(s *statusReply) error {
 		if err != nil {
 			out.Error = err.Error()
 		}
-		s.Tenants[i].Expire = &out
+		t.Expire = &out
 	}
 	return nil
 }

@@ -44,8 +44,9 @@ func inside(how, store string) error {
 				_, err := unix.Openat2(unix.AT_FDCWD, at("store/00/x"), &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_TRUNC})
 				return err
 			},
-			"read":    func() error { _, err := os.ReadFile(at("store/00/x")); return err },
-			"staging": func() error { return os.WriteFile(at("staging/x"), []byte("x"), 0o600) },
+			"read":          func() error { _, err := os.ReadFile(at("store/00/x")); return err },
+			"read expire's": func() error { _, err := os.ReadFile(filepath.Join(store, "expire/x")); return err },
+			"staging":       func() error { return os.WriteFile(at("staging/x"), []byte("x"), 0o600) },
 		} {
 			out[name] = fmt.Sprint(do())
 		}
@@ -79,11 +80,16 @@ func enter(t *testing.T, version int) map[string]string {
 			t.Fatal(err)
 		}
 	}
+	for from, to := range map[string]string{"tenants/link": "../expire", "tenants/t-1/derived": "../../expire", "spare/x": "../expire"} { // lead to what is not the server's
+		if err := os.Symlink(to, filepath.Join(store, from)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	l := confine.Layout{Store: store}
 	if err := l.MakeProbe(); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{"vaultd.db", "tenants/t-1/store/00/x"} {
+	for _, f := range []string{"vaultd.db", "tenants/t-1/store/00/x", "tenants/t-1/scratch", "tenants/file", "expire/x"} { // scratch is no directory
 		if err := os.WriteFile(filepath.Join(store, f), []byte("sealed"), 0o640); err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +139,7 @@ func TestEnter(t *testing.T) {
 					}
 				}
 			}
-			if len(got) != 8 {
+			if len(got) != 9 {
 				t.Errorf("got %v", got)
 			}
 		})

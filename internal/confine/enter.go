@@ -6,7 +6,7 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,24 +31,24 @@ func (l Layout) enter(version int) error {
 	return nil
 }
 
+// landlock restricts the calling thread alone: the program that it executes has no other.
 func (l Layout) landlock(version int) error {
 	if version < minABI {
 		return nil
 	}
 	files, net, scoped := handled(version)
-	cfg, err := landlock.NewConfig(files, net, scoped)
+	fd, err := ll.LandlockCreateRuleset(&ll.RulesetAttr{HandledAccessFS: uint64(files), HandledAccessNet: uint64(net), Scoped: uint64(scoped)}, 0)
 	if err != nil {
+		return fmt.Errorf("make ruleset: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := (ruleset{fd, files}).addAll(l); err != nil {
 		return err
 	}
-	rules, err := l.rules()
-	if err != nil {
-		return err
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("give up new privileges: %w", err)
 	}
-	list, err := landlockRules(rules, files)
-	if err != nil {
-		return err
-	}
-	return cfg.Restrict(list...)
+	return ll.LandlockRestrictSelf(fd, 0)
 }
 
 // dropCapabilities empties all of the thread's sets. The bounding set goes first, while that is still allowed: without it, exec(2) as

@@ -3,6 +3,7 @@ package confine
 import (
 	"debug/elf"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,26 +63,9 @@ var dataset = map[string]landlock.AccessFSSet{
 	"derived": work,
 }
 
-// rules are all of a layout, for what is there now.
+// rules are all of a layout but those of datasets, for what is there now.
 func (l Layout) rules() ([]rule, error) {
 	var out []rule
-	for _, parent := range []string{TenantsDir, SpareDir, FormerDir} {
-		if l.Bare {
-			break
-		}
-		list, err := os.ReadDir(filepath.Join(l.Store, parent))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, d := range list {
-			if !d.IsDir() { // a symlink would lead elsewhere
-				continue
-			}
-			for sub, access := range dataset {
-				out = append(out, rule{filepath.Join(l.Store, parent, d.Name(), sub), access})
-			}
-		}
-	}
 	out = append(out,
 		rule{filepath.Join(l.Store, ServerDir), work | unix.LANDLOCK_ACCESS_FS_MAKE_DIR},
 		rule{filepath.Join(l.Store, catalog), readFile},
@@ -118,22 +103,110 @@ func loaderRules(program string) ([]rule, error) {
 const fileAccess landlock.AccessFSSet = unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_READ_FILE |
 	unix.LANDLOCK_ACCESS_FS_TRUNCATE | unix.LANDLOCK_ACCESS_FS_IOCTL_DEV
 
-// landlockRules translates rules for a kernel that handles those rights.
-func landlockRules(rules []rule, handled landlock.AccessFSSet) ([]landlock.Rule, error) {
-	var out []landlock.Rule
-	for _, r := range rules {
-		st, err := os.Stat(r.path)
+// ruleset is one of Landlock that is being made. Its rules come from a descriptor each: there are seven for every tenant, of which there may be 10,000, so
+// nothing is looked up twice, or from the root.
+type ruleset struct {
+	fd      int
+	handled landlock.AccessFSSet
+}
+
+// add allows something at what name stands for in the directory dir, and below it. What is missing needs no rule; with O_NOFOLLOW and
+// O_DIRECTORY in flags, neither does what is a symlink or no directory.
+func (r ruleset) add(dir int, name string, flags int, access landlock.AccessFSSet) error {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+	if errors.Is(err, fs.ErrNotExist) || flags != 0 && (errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("allow %q: %w", name, err)
+	}
+	defer unix.Close(fd)
+	return r.addFD(fd, name, access)
+}
+
+func (r ruleset) addFD(fd int, name string, access landlock.AccessFSSet) error {
+	if access &= r.handled; access == 0 {
+		return nil
+	}
+	if err := ll.LandlockAddPathBeneathRule(r.fd, &ll.PathBeneathAttr{ParentFd: fd, AllowedAccess: uint64(access)}, 0); err != nil {
+		return fmt.Errorf("allow %q: %w", name, err)
+	}
+	return nil
+}
+
+// addAll adds the rules of a layout.
+func (r ruleset) addAll(l Layout) error {
+	rules, err := l.rules()
+	if err != nil {
+		return err
+	}
+	for _, x := range rules {
+		st, err := os.Stat(x.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		access := r.access & handled
 		if !st.IsDir() {
-			access &= fileAccess
+			x.access &= fileAccess
 		}
-		out = append(out, landlock.PathAccess(access, r.path).IgnoreIfMissing())
+		if err := r.add(unix.AT_FDCWD, x.path, 0, x.access); err != nil {
+			return err
+		}
 	}
-	return out, nil
+	for _, parent := range []string{TenantsDir, SpareDir, FormerDir} {
+		if l.Bare {
+			break
+		}
+		if err := r.addDatasets(filepath.Join(l.Store, parent)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addDatasets adds the rules of all datasets in a directory. A symlink in it would lead elsewhere.
+func (r ruleset) addDatasets(parent string) error {
+	d, err := os.Open(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := r.addDataset(int(d.Fd()), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r ruleset) addDataset(parent int, name string) error {
+	const real = unix.O_DIRECTORY | unix.O_NOFOLLOW
+	dir, err := unix.Openat(parent, name, unix.O_PATH|unix.O_CLOEXEC|real, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("allow %q: %w", name, err)
+	}
+	defer unix.Close(dir)
+	for sub, access := range dataset {
+		if sub == "" {
+			err = r.addFD(dir, name, access)
+		} else {
+			err = r.add(dir, sub, real, access)
+		}
+		if err != nil {
+			return fmt.Errorf("dataset %q: %w", name, err)
+		}
+	}
+	return nil
 }

@@ -48,10 +48,9 @@ func (s *Spares) Prepare(n int) (spoiled []string, err error) {
 	}
 	for _, t := range snap.Tenants() {
 		path := filepath.Join(s.dir, confine.TenantsDir, t.ID)
-		v, err := volume.Open(path)
+		err := volume.Ready(path)
 		switch {
 		case err == nil:
-			v.Close()
 		case errors.Is(err, fs.ErrNotExist):
 			if _, missing := os.Lstat(path); missing == nil && volume.Create(path) == nil { // one whose making was cut short
 				continue

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +43,20 @@ func (v *Volume) makeDerived() error {
 	return nil
 }
 
+// Ready makes the volume in dir ready for rules about its directories, as Open does, and looks at no more than that takes: Create makes format last, so
+// where that and derived/ are, all directories are. The error is Open's.
+func Ready(dir string) error {
+	var st unix.Stat_t
+	if unix.Lstat(filepath.Join(dir, "format"), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && unix.Lstat(filepath.Join(dir, derivedDir), &st) == nil {
+		return nil
+	}
+	v, err := Open(dir)
+	if err != nil {
+		return err
+	}
+	return v.Close()
+}
+
 // IndexPath is where the index belongs: derived data that may be deleted at any time. It is trusted
 // for speed and for nothing else.
 func (v *Volume) IndexPath() string { return filepath.Join(v.path, derivedDir, indexName) }
@@ -59,17 +72,38 @@ func BodiesPath(dir string) string { return filepath.Join(dir, derivedDir, bodie
 
 // Untouched reports whether the volume in dir is as Create leaves it. Something that can not be read is not.
 func Untouched(dir string) bool {
-	v, err := Open(dir)
-	if err != nil {
+	v := &Volume{path: dir, dir: -1, store: -1, files: -1, staging: -1, scratch: -1, journal: -1}
+	defer v.Close()
+	var err error
+	if v.dir, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil || v.checkFormat() != nil || v.makeDerived() != nil {
 		return false
 	}
-	v.Close()
+	names, err := entries(v.dir)
+	if err != nil || len(names) != len(subdirs)+2 { // format and derived/ besides
+		return false
+	}
 	for _, sub := range append([]string{derivedDir}, subdirs[:]...) {
-		list, err := os.ReadDir(filepath.Join(dir, sub))
-		if err != nil || len(list) > 0 {
+		fd, err := openat(v.dir, sub, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return false
+		}
+		names, err := entries(fd)
+		unix.Close(fd)
+		if err != nil || len(names) > 0 {
 			return false
 		}
 	}
-	list, err := os.ReadDir(dir)
-	return err == nil && len(list) == len(subdirs)+2 // format and derived/ besides
+	return true
+}
+
+// entries are the names in an open directory; of one with many, some.
+func entries(dir int) (names []string, err error) {
+	for buf := make([]byte, 4096); len(names) < 100; {
+		n, err := unix.ReadDirent(dir, buf)
+		if n <= 0 || err != nil {
+			return names, err
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+	return names, nil
 }
