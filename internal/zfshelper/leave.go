@@ -2,7 +2,11 @@ package zfshelper
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+
+	"vaultd/internal/zfs"
 )
 
 var _ Leaver = (*Helper)(nil)
@@ -34,6 +38,9 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if h.cfg.Place != nil {
+		return h.leaveByMounter(ctx, d.Name)
+	}
 	empty := func(dir string) error {
 		if err := h.cfg.Empty(dir); err != nil {
 			return fmt.Errorf("%w: %w", ErrKept, err)
@@ -45,4 +52,48 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	}
 	h.cfg.Log.Info("dataset of a removed tenant unmounted", "dataset", h.dataset(id))
 	return nil
+}
+
+// leaveProperty is how a helper that can not unmount says to the mounter which dataset it is that expire has done with, and how that one says
+// that it agreed. It is no order: the mounter asks the catalog and looks into the dataset itself.
+const (
+	leaveProperty = "vaultd:leave"
+	leaveAsked    = "asked"
+	leaveDone     = "done" // looked into, found empty, and left unmounted
+	leaveRefused  = "no"
+)
+
+// leaveByMounter has the mounter unmount a dataset.
+func (h *Helper) leaveByMounter(ctx context.Context, name string) error {
+	if err := h.cfg.Client.Set(ctx, name, map[string]string{leaveProperty: leaveAsked}); err != nil {
+		return err
+	}
+	unplaced := h.cfg.Place(ctx)
+	d, err := h.cfg.Client.Get(ctx, name, leaveProperty)
+	if err == nil && d.Properties[leaveProperty] == (zfs.Value{Value: leaveDone, Source: "local"}) && !d.Mounted {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("unmount %s: %w", name, ErrKept), unplaced, err,
+		h.cfg.Client.Set(context.WithoutCancel(ctx), name, map[string]string{leaveProperty: leaveRefused}))
+}
+
+// Places is what the mounter does when it is asked: Ready, and unmounting what expire has done with.
+func (h *Helper) Places(ctx context.Context) error {
+	errs := h.Ready(ctx)
+	all, err := h.cfg.Client.List(ctx, h.cfg.Dataset, 1, leaveProperty)
+	if err != nil {
+		return errors.Join(errs, err)
+	}
+	for _, d := range all {
+		id, ok := strings.CutPrefix(d.Name, h.cfg.Dataset+"/")
+		if !ok || d.Properties[leaveProperty] != (zfs.Value{Value: leaveAsked, Source: "local"}) {
+			continue
+		}
+		if err := h.Unmount(ctx, id); err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		errs = errors.Join(errs, h.cfg.Client.Set(ctx, d.Name, map[string]string{leaveProperty: leaveDone}))
+	}
+	return errs
 }
