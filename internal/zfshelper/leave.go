@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"strings"
 
 	"vaultd/internal/zfs"
 )
 
 var _ Leaver = (*Helper)(nil)
-
-// leaveProperty marks the dataset of a removed tenant that is to be unmounted: how a Helper that can not unmount tells the mounter, which reads
-// nothing from anybody. Root alone sets it, and the mounter checks everything again.
-const leaveProperty = "vaultd:leave"
 
 // Unmount implements Leaver. Who asks is believed in nothing: the catalog is read here, and it is root's; the dataset is looked into here, mounted
 // read-only. Datasets that are not mounted are not served, so who could have this done to a tenant that is not removed could take its service away.
@@ -23,36 +19,6 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	}
 	h.changing.Lock()
 	defer h.changing.Unlock()
-	if err := h.due(id); err != nil {
-		return err
-	}
-	root, err := h.open(h.cfg.Dir, h.cfg.Dataset) // else what is looked into is not where it belongs
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	d, err := h.cfg.Client.Get(ctx, h.dataset(id))
-	if err != nil {
-		return err
-	}
-	if h.cfg.Place == nil {
-		return h.leave(ctx, d)
-	}
-	if err := h.cfg.Client.Set(ctx, d.Name, map[string]string{leaveProperty: "on"}); err != nil {
-		return err
-	}
-	asked := h.cfg.Place(ctx)
-	if d, err = h.cfg.Client.Get(ctx, d.Name); err == nil && d.Mounted {
-		err = ErrKept
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("unmount dataset of %s: %w", id, err), asked)
-	}
-	return nil
-}
-
-// due refuses a tenant whose removal is not.
-func (h *Helper) due(id string) error {
 	due := false
 	if h.cfg.Removed != nil {
 		var err error
@@ -63,35 +29,71 @@ func (h *Helper) due(id string) error {
 	if !due {
 		return fmt.Errorf("unmount dataset of %s: %w", id, ErrKept)
 	}
-	return nil
-}
-
-// leave unmounts an empty dataset. The caller has changing.
-func (h *Helper) leave(ctx context.Context, d *zfs.Dataset) error {
+	root, err := h.open(h.cfg.Dir, h.cfg.Dataset) // else what is looked into is not where it belongs
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	d, err := h.cfg.Client.Get(ctx, h.dataset(id))
+	if err != nil {
+		return err
+	}
+	if h.cfg.Place != nil {
+		return h.leaveByMounter(ctx, d.Name)
+	}
 	empty := func(dir string) error {
 		if err := h.cfg.Empty(dir); err != nil {
 			return fmt.Errorf("%w: %w", ErrKept, err)
 		}
 		return nil
 	}
-	if err := h.cfg.Client.UnmountEmpty(ctx, d.Name, d.GUID, empty); err != nil {
+	if err := h.cfg.Client.UnmountEmpty(ctx, h.dataset(id), d.GUID, empty); err != nil {
 		return err
 	}
-	h.cfg.Log.Info("dataset of a removed tenant unmounted", "dataset", d.Name)
+	h.cfg.Log.Info("dataset of a removed tenant unmounted", "dataset", h.dataset(id))
 	return nil
 }
 
-// leaveMarked does for a marked dataset what Unmount was asked for. One that has to stay loses its mark.
-func (h *Helper) leaveMarked(ctx context.Context, d *zfs.Dataset) error {
-	if !d.Mounted {
+// leaveProperty is how a helper that can not unmount says to the mounter which dataset it is that expire has done with, and how that one says
+// that it agreed. It is no order: the mounter asks the catalog and looks into the dataset itself.
+const (
+	leaveProperty = "vaultd:leave"
+	leaveAsked    = "asked"
+	leaveDone     = "done" // looked into, found empty, and left unmounted
+	leaveRefused  = "no"
+)
+
+// leaveByMounter has the mounter unmount a dataset.
+func (h *Helper) leaveByMounter(ctx context.Context, name string) error {
+	if err := h.cfg.Client.Set(ctx, name, map[string]string{leaveProperty: leaveAsked}); err != nil {
+		return err
+	}
+	unplaced := h.cfg.Place(ctx)
+	d, err := h.cfg.Client.Get(ctx, name, leaveProperty)
+	if err == nil && d.Properties[leaveProperty] == (zfs.Value{Value: leaveDone, Source: "local"}) && !d.Mounted {
 		return nil
 	}
-	err := h.due(filepath.Base(d.Name))
-	if err == nil {
-		err = h.leave(ctx, d)
-	}
+	return errors.Join(fmt.Errorf("unmount %s: %w", name, ErrKept), unplaced, err,
+		h.cfg.Client.Set(context.WithoutCancel(ctx), name, map[string]string{leaveProperty: leaveRefused}))
+}
+
+// Places is what the mounter does when it is asked: Ready, and unmounting what expire has done with.
+func (h *Helper) Places(ctx context.Context) error {
+	errs := h.Ready(ctx)
+	all, err := h.cfg.Client.List(ctx, h.cfg.Dataset, 1, leaveProperty)
 	if err != nil {
-		err = errors.Join(err, h.cfg.Client.Inherit(ctx, d.Name, leaveProperty))
+		return errors.Join(errs, err)
 	}
-	return err
+	for _, d := range all {
+		id, ok := strings.CutPrefix(d.Name, h.cfg.Dataset+"/")
+		if !ok || d.Properties[leaveProperty] != (zfs.Value{Value: leaveAsked, Source: "local"}) {
+			continue
+		}
+		if err := h.Unmount(ctx, id); err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		errs = errors.Join(errs, h.cfg.Client.Set(ctx, d.Name, map[string]string{leaveProperty: leaveDone}))
+	}
+	return errs
 }

@@ -85,44 +85,6 @@ func TestMounter(t *testing.T) {
 	}
 }
 
-// A helper that can not unmount marks the dataset; the mounter unmounts it when it finds for itself that it may.
-func TestMounterLeaves(t *testing.T) {
-	var config zfshelper.Config
-	var other *zfshelper.Helper
-	path := mounter(t, func(ctx context.Context) error { return other.Ready(ctx) })
-	id := tenantID(1)
-	removed, catalog := false, func(string) (bool, error) { return true, nil }
-	h, fake, _ := newHelper(t, func(c *zfshelper.Config) {
-		c.Empty = func(string) error { return nil }
-		config = *c
-		config.Removed = func(string) (bool, error) { return removed, nil }
-		c.Place, c.Removed = zfshelper.Mounter(path), catalog
-	})
-	other, err := zfshelper.New(config)
-	must(t, err)
-	ctx := t.Context()
-	must(t, h.Create(ctx, id, 0))
-	state := func() (mounted bool, mark string) {
-		fake.Change(func(s *zfstest.State) {
-			d := s.Datasets[root+"/"+id]
-			mounted, mark = d.Mounted, d.Properties["vaultd:leave"]
-		})
-		return
-	}
-	wants(t, "the mounter's catalog does not know of it", h.Unmount(ctx, id), zfshelper.ErrKept)
-	if mounted, mark := state(); !mounted || mark != "" {
-		t.Errorf("mounted %v, mark %q", mounted, mark)
-	}
-	removed = true
-	err = h.Unmount(ctx, id) // the fake mounts nothing, so nobody can look into what is there: it stays
-	if mounted, mark := state(); err == nil || !mounted || mark != "" {
-		t.Errorf("%v: mounted %v, mark %q", err, mounted, mark)
-	}
-	if !strings.Contains(err.Error(), "mount") {
-		t.Error(err)
-	}
-}
-
 // What the mounter says arrives, bounded; nothing that is sent to it matters.
 func TestMounterWire(t *testing.T) {
 	answers := make(chan error, 1)

@@ -11,12 +11,12 @@ import (
 )
 
 // Ready brings datasets to their places: the root is mounted, keys are loaded where there is a file of them, and what is not mounted is.
-// The empty dataset of a removed tenant that Unmount marked is unmounted. Each dataset is mounted once, as long as the pool stays: what the operator locks or unmounts afterwards stays so. It is no verb: the helper calls it, at its start
+// Each dataset once, as long as the pool stays: what the operator locks or unmounts afterwards stays so. It is no verb: the helper calls it, at its start
 // and from time to time, for pools that come later. Datasets without their key are passed over: others are served.
 func (h *Helper) Ready(ctx context.Context) error {
 	h.changing.Lock()
 	defer h.changing.Unlock()
-	all, err := h.cfg.Client.List(ctx, h.cfg.Dataset, 1, leaveProperty)
+	all, err := h.cfg.Client.List(ctx, h.cfg.Dataset, 1)
 	if err != nil {
 		h.placed = nil // the pool is gone: all of it is new when it is back
 		return err
@@ -26,14 +26,7 @@ func (h *Helper) Ready(ctx context.Context) error {
 	}
 	var errs error
 	for _, d := range all {
-		if d.Name != h.cfg.Dataset && checkID(filepath.Base(d.Name)) != nil {
-			continue
-		}
-		if v := d.Properties[leaveProperty]; d.Name != h.cfg.Dataset && v.Own() && v.Value == "on" {
-			errs = errors.Join(errs, h.leaveMarked(ctx, d))
-			continue
-		}
-		if h.placed[d.Name] {
+		if d.Name != h.cfg.Dataset && checkID(filepath.Base(d.Name)) != nil || h.placed[d.Name] {
 			continue
 		}
 		h.placed[d.Name] = true

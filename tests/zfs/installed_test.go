@@ -377,40 +377,7 @@ func TestInstalledZFS(t *testing.T) {
 	}
 	sh(t, "systemctl restart vaultd")
 	s.push("three", 1000)
-	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u vaultd-zfs -n 20", installedStore))
-}
-
-// TestInstalledRemoval is the end of a tenant on that machine: no root's hand, and the dataset goes, beside a server and an expire service that run.
-func TestInstalledRemoval(t *testing.T) {
-	s := installed(t)
-	sh(t, `sed -i 's/^\[expire\]$/[expire]\ncool_down = "1h"/; s/^\[store\]$/[store]\nsegment_interval = "1s"/' /etc/vaultd/vaultd.toml; systemctl restart vaultd`)
-	eventually(t, "it runs", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
-	s.know()
-	sh(t, "ssh-keygen -q -t ed25519 -N '' -f %[1]s/gone; sed 's/User alice/User gone/; s,%[1]s/key,%[1]s/gone,' %[1]s/ssh.conf >%[1]s/gone.conf", s.home)
-	t.Log(sh(t, "vaultd tenant add gone --mode versioned --keep daily=1 --lock 24h --push-snapshots=false --snapshot '0 0 1 1 *' --key %s/gone.pub", s.home))
-	sh(t, "echo 'put /etc/passwd f' | sftp -q -F %s/gone.conf -b - vault", s.home)
-	z := &zstore{server: s, id: s.id("gone")}
-	ds := *pool + "/vaultd/" + z.id
-	sh(t, "vaultd snapshot create gone --name last; zfs list %s@vaultd-last", ds)
-	sh(t, "vaultd expire gone; vaultd tenant remove gone --confirm gone --reason 'left us'; date -s '+90 minutes'")
-	for began := time.Now(); ; time.Sleep(2 * time.Second) {
-		out, err := exec.Command("vaultd", "expire", "gone").CombinedOutput()
-		t.Logf("%v: %s", err, out)
-		if strings.Contains(string(out), "nothing is left of it") {
-			break
-		}
-		if time.Since(began) > patience/2 {
-			t.Fatalf("it does not go:\n%s", sh(t, "zfs list -t all; journalctl --no-pager -b -n 60 -u 'vaultd*'"))
-		}
-		z.older(100 * 24 * time.Hour)
-	}
-	refused(t, "does not exist", "zfs list %s", ds)
-	refused(t, "No such file", "ls -d %s/tenants/%s", installedStore, z.id)
-	if got := sh(t, "journalctl --no-pager -b -u vaultd-zfs"); !strings.Contains(got, "dataset of a removed tenant unmounted") {
-		t.Errorf("not by the helper:\n%s", got)
-	}
-	sh(t, "[ -z \"$(find %s/expire ! -user vaultd-expire)\" ]", installedStore)
-	s.push("four", 1000)
+	t.Log(sh(t, "ls -lan %s %[1]s/tenants; journalctl --no-pager -b -u 'vaultd-zfs*' -n 20", installedStore))
 }
 
 // TestInstalledMounts comes after it. What is mounted later is seen by the services: a dataset, and a snapshot that ZFS mounts when it is read.
@@ -460,4 +427,37 @@ func browse(t testing.TB, s *server) {
 	runs(t, s.sftp("get /.snapshots/first/one "+s.home+"/one.then"))
 	sh(t, "cmp %s/one %[1]s/one.then", s.home)
 	t.Log(sh(t, "vaultd snapshot verify alice first"))
+}
+
+// TestInstalledRemoval is the end of a tenant on that machine: no root's hand, and the dataset goes, beside a server and an expire service that run.
+func TestInstalledRemoval(t *testing.T) {
+	s := installed(t)
+	sh(t, `sed -i 's/^\[expire\]$/[expire]\ncool_down = "1h"/; s/^\[store\]$/[store]\nsegment_interval = "1s"/' /etc/vaultd/vaultd.toml; systemctl restart vaultd`)
+	eventually(t, "it runs", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
+	s.know()
+	sh(t, "ssh-keygen -q -t ed25519 -N '' -f %[1]s/gone; sed 's/User alice/User gone/; s,%[1]s/key,%[1]s/gone,' %[1]s/ssh.conf >%[1]s/gone.conf", s.home)
+	t.Log(sh(t, "vaultd tenant add gone --mode versioned --keep daily=1 --lock 24h --push-snapshots=false --snapshot '0 0 1 1 *' --key %s/gone.pub", s.home))
+	sh(t, "echo 'put /etc/passwd f' | sftp -q -F %s/gone.conf -b - vault", s.home)
+	z := &zstore{server: s, id: s.id("gone")}
+	ds := *pool + "/vaultd/" + z.id
+	sh(t, "vaultd snapshot create gone --name last; zfs list %s@vaultd-last", ds)
+	sh(t, "vaultd expire gone; vaultd tenant remove gone --confirm gone --reason 'left us'; date -s '+90 minutes'")
+	for began := time.Now(); ; time.Sleep(2 * time.Second) {
+		out, err := exec.Command("vaultd", "expire", "gone").CombinedOutput()
+		t.Logf("%v: %s", err, out)
+		if strings.Contains(string(out), "nothing is left of it") {
+			break
+		}
+		if time.Since(began) > patience/2 {
+			t.Fatalf("it does not go:\n%s", sh(t, "zfs list -t all; journalctl --no-pager -b -n 60 -u 'vaultd*'"))
+		}
+		z.older(100 * 24 * time.Hour)
+	}
+	refused(t, "does not exist", "zfs list %s", ds)
+	refused(t, "No such file", "ls -d %s/tenants/%s", installedStore, z.id)
+	if got := sh(t, "journalctl --no-pager -b -u vaultd-zfs-mount"); !strings.Contains(got, "dataset of a removed tenant unmounted") {
+		t.Errorf("not by the mounter:\n%s", got)
+	}
+	sh(t, "[ -z \"$(find %s/expire ! -user vaultd-expire)\" ]", installedStore)
+	s.push("four", 1000)
 }
