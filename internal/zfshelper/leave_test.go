@@ -1,6 +1,7 @@
 package zfshelper_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -112,5 +113,94 @@ func TestScrub(t *testing.T) {
 	}
 	if len(argv) != 2 {
 		t.Errorf("%d were run", len(argv))
+	}
+}
+
+// A helper that can not unmount believes the mounter's word alone, and the mounter nobody's: what is marked is looked into like all else.
+func TestLeaveByMounter(t *testing.T) {
+	var place func() error
+	removed := map[string]bool{tenantID(2): true}
+	h, fake, dir := newHelper(t, func(c *zfshelper.Config) {
+		c.Removed = func(id string) (bool, error) { return removed[id], nil }
+		c.Empty = func(string) error { return nil }
+		c.Place = func(context.Context) error { return place() }
+	})
+	ctx := t.Context()
+	ds := func(n int) string { return root + "/" + tenantID(n) }
+	mount := func() error {
+		fake.Change(func(s *zfstest.State) {
+			for name, d := range s.Datasets {
+				d.Mounted = true
+				must(t, os.MkdirAll(filepath.Join(s.Datasets[root].Properties["mountpoint"], filepath.Base(name)), 0o755))
+			}
+		})
+		return nil
+	}
+	place = mount
+	for n := 1; n <= 2; n++ {
+		must(t, h.Create(ctx, tenantID(n), 0))
+	}
+	mark := func(n int) (mark string, mounted bool) {
+		fake.Change(func(s *zfstest.State) {
+			mark, mounted = s.Datasets[ds(n)].Properties["vaultd:leave"], s.Datasets[ds(n)].Mounted
+		})
+		return mark, mounted
+	}
+	place = func() error { t.Error("the mounter was asked"); return nil }
+	wants(t, "a tenant that is not removed", h.Unmount(ctx, tenantID(1)), zfshelper.ErrKept)
+
+	place = func() error {
+		if m, _ := mark(2); m != "asked" {
+			t.Errorf("marked %q", m)
+		}
+		fake.Change(func(s *zfstest.State) {
+			s.Datasets[ds(2)].Properties["vaultd:leave"] = "done"
+			s.Datasets[ds(2)].Mounted = false
+		})
+		return nil
+	}
+	must(t, h.Unmount(ctx, tenantID(2)))
+	for what, p := range map[string]func() error{
+		"a mounter that refuses":      func() error { return errors.New("it is in use") },
+		"one that says nothing":       func() error { return nil },
+		"unmounted, by somebody else": func() error { fake.Change(func(s *zfstest.State) { s.Datasets[ds(2)].Mounted = false }); return nil },
+		"agreed to, and mounted again though": func() error {
+			fake.Change(func(s *zfstest.State) { s.Datasets[ds(2)].Properties["vaultd:leave"] = "done" })
+			return nil
+		},
+	} {
+		must(t, mount())
+		place = p
+		wants(t, what, h.Unmount(ctx, tenantID(2)), zfshelper.ErrKept)
+		if m, _ := mark(2); m != "no" {
+			t.Errorf("%s: marked %q", what, m)
+		}
+	}
+
+	// The mounter's side: a mark on a tenant that is not removed does nothing, on one that is it has it looked into (which fails here: the fake mounts nothing).
+	must(t, mount())
+	fake.Change(func(s *zfstest.State) {
+		for n := 1; n <= 2; n++ {
+			s.Datasets[ds(n)].Properties["vaultd:leave"] = "asked"
+		}
+	})
+	client, err := zfs.New(zfs.Config{})
+	must(t, err)
+	m, err := zfshelper.New(zfshelper.Config{Client: client, Dataset: root, Dir: dir, Removed: func(id string) (bool, error) { return removed[id], nil },
+		Empty: func(string) error { return nil }, MountOf: fake.MountOf})
+	must(t, err)
+	fake.Argv()
+	err = m.Places(ctx)
+	wants(t, "places", err, zfshelper.ErrKept)
+	for _, argv := range fake.Argv() {
+		last := argv[len(argv)-1]
+		if slices.Contains([]string{"mount", "umount", "unmount", "set"}, argv[1]) && strings.Contains(last, tenantID(1)) {
+			t.Errorf("was run: %q", argv)
+		}
+	}
+	for n := 1; n <= 2; n++ {
+		if mark, mounted := mark(n); mark != "asked" || !mounted {
+			t.Errorf("%d: marked %q, mounted %v", n, mark, mounted)
+		}
 	}
 }
