@@ -127,7 +127,7 @@ func (b *besieged) member() {
 	journal := func(tenant, want string) try {
 		return func() (bool, string) {
 			out, _ := exec.Command(*vaultd, "journal", "export", tenant, "--dir", b.dir).CombinedOutput()
-			return strings.Contains(string(out), want), want
+			return strings.Contains(string(out), want), want + " in\n" + string(out)
 		}
 	}
 	b.add(Group, b.byHand(line, "oper"))
