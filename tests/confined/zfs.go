@@ -99,21 +99,22 @@ func dial(at string) (caller, error) {
 
 // ask puts the questions on standard input, as the user that it runs as, unconfined.
 func ask(at string) error {
-	call, err := dial(at)
-	if err != nil {
-		return err
-	}
 	out := json.NewEncoder(os.Stdout)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var q question
 		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
 			return fmt.Errorf("read %s: %w", lines.Text(), err)
 		}
-		var reply struct{ Error string }
+		call, err := dial(at) // anew: a verb that there is not ends a connection
+		if err != nil {
+			return err
+		}
+		var reply json.RawMessage
+		var outcome struct{ Error string }
 		r := Result{Group: "ask", Name: q.Verb, Worked: true, Detail: "done"}
-		err := call(q.Verb, q.Args, &reply)
-		if err == nil && reply.Error != "" {
-			err = errors.New(reply.Error)
+		err = call(q.Verb, q.Args, &reply)
+		if err == nil && json.Unmarshal(reply, &outcome) == nil && outcome.Error != "" { // not all answers are of that shape
+			err = errors.New(outcome.Error)
 		}
 		if err != nil {
 			r.Worked, r.Detail = false, err.Error()

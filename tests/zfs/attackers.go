@@ -52,19 +52,19 @@ func Attempts() []Attempt {
 	by(Confined, CanNot, everyAttemptOn("a sealed content"), everyAttemptOn("a closed journal segment"), everyAttemptOn("a name in the live tree"), everyAttemptOn("the format file"),
 		everyAttemptOn("the catalog"), everyAttemptOn("the configuration"), everyAttemptOn("the host key"), everyAttemptOn("expire's state"),
 		everyAttemptOn("a directory of the store"), everyAttemptOn("expire and the supervisor"), everyAttemptOn("the kernel"), everyAttemptOn("the rest of the machine"),
-		"execute zfs(8)", "open /dev/zfs", "destroy a snapshot (rmdir in .zfs/snapshot)", "rename a snapshot (rename in .zfs/snapshot)",
+		"change the times of the configuration", "execute zfs(8)", "open /dev/zfs", "destroy a snapshot (rmdir in .zfs/snapshot)", "rename a snapshot (rename in .zfs/snapshot)",
 		"take a snapshot (mkdir in .zfs/snapshot)", "write to a file in a snapshot", "remove a file in a snapshot", "mount over a tenant's dataset",
 		"mount over all tenants", "unmount a tenant's dataset", "unmount a snapshot", "connect to the helper's socket", "connect to the socket of the commands",
 		"destroy a dataset by an ioctl on its directory", "roll back a dataset by an ioctl on its directory", "rename a dataset by an ioctl on its directory",
 		"set a property of a dataset by an ioctl on its directory")
 	by(Confined, Can, everyAttemptOn("what it can do"), "read a snapshot's files")
 	by(Confined, Told, "have a Landlock without truncation (ABI 2) under it: the filter refuses the cutting")
-	by(Confined, CanNot, "supervisor: destroy, release, roll back, rename, set, hold, mount", "supervisor: make a dataset or raise a quota by itself",
-		"supervisor: a dataset for an id that is no tenant's", "supervisor: a dataset for a path", "supervisor: take a body of a name that is there",
+	by(Confined, CanNot, "supervisor: a dataset for an id that is no tenant's", "supervisor: a dataset for a path", "supervisor: take a body of a name that is there",
 		"supervisor: take a body of a dataset that is no tenant's", "supervisor: take a body with an option")
 	by(Confined, Can, "supervisor: be told the configuration, the metrics' files, the pool, datasets and bodies", "supervisor: say that it is ready, alive, changed, and leaves")
 	by(Confined, Told, "supervisor: take a body with properties of its choice: expire leaves it alone")
-	by(Confined, CanNot, "supervisor: take more bodies than a few a minute")
+	by(Confined, CanNot, "supervisor: take more bodies than a few a minute", "supervisor: destroy a snapshot (there is no such verb, and it answers no more)",
+		"supervisor: make a dataset by itself (the same)", "supervisor: raise a quota by itself (the same)")
 
 	by(Server, CanNot, zfsVerbs...)
 	by(Server, CanNot, "take, destroy or rename a snapshot in .zfs/snapshot", "mount over a tenant's dataset", "unmount a tenant's dataset", "write to a file in a snapshot",
@@ -96,7 +96,7 @@ func Attempts() []Attempt {
 }
 
 // zfsVerbs are what a user without rights tries with zfs(8).
-var zfsVerbs = []string{"destroy a snapshot", "destroy a dataset", "release a hold", "roll a dataset back", "rename a dataset or a snapshot", "lower a quota", "take a snapshot",
+var zfsVerbs = []string{"destroy a ZFS snapshot", "destroy a dataset", "release a hold of ZFS's", "roll a dataset back", "rename a dataset or a snapshot", "lower a quota", "take a ZFS snapshot",
 	"give itself rights (zfs allow)"}
 
 // everyAttemptOn is a row that stands for a group of docs/confinement.md.

@@ -13,13 +13,13 @@ import (
 func (b *besieged) byHand(line func(format string, args ...any) try, me string) map[string]try {
 	alice, carol, spare := b.ds("alice"), b.ds("carol"), b.root+"/"+b.spare
 	return map[string]try{
-		"destroy a snapshot":             line("zfs destroy %s@vaultd-first || zfs destroy -d %[1]s@vaultd-first || zfs destroy %s@loose", alice, carol),
+		"destroy a ZFS snapshot":         line("zfs destroy %s@vaultd-first || zfs destroy -d %[1]s@vaultd-first || zfs destroy %s@loose", alice, carol),
 		"destroy a dataset":              line("zfs destroy %s || zfs destroy -f %[1]s", spare),
-		"release a hold":                 line("zfs release vaultd %s@vaultd-first", alice),
+		"release a hold of ZFS's":        line("zfs release vaultd %s@vaultd-first", alice),
 		"roll a dataset back":            line("zfs rollback -r %s@vaultd-first || zfs rollback -Rf %s@loose", alice, carol),
 		"rename a dataset or a snapshot": line("zfs rename %s %s/gone || zfs rename %s@loose %[3]s@gone", spare, b.root, carol),
 		"lower a quota":                  line("zfs set refquota=1M %s", alice),
-		"take a snapshot":                line("zfs snapshot %s@mine", alice),
+		"take a ZFS snapshot":            line("zfs snapshot %s@mine", alice),
 		"give itself rights (zfs allow)": line("zfs allow -u %s destroy,release,mount %s", me, b.root),
 	}
 }
@@ -41,7 +41,7 @@ func (b *besieged) unconfined() {
 		"write the configuration":                             line("echo >>vaultd.toml || mv vaultd.toml gone"),
 		"read what expire knows":                              line("ls expire"),
 		"move expire's state away":                            line("mv expire gone"),
-		"send a signal to expire or the helper":               line("kill -CONT %d || kill -CONT %d", b.expire.Process.Pid, b.helper.Process.Pid),
+		"send a signal to expire or the helper":               line("kill -0 %d || kill -0 %d", b.expire.Process.Pid, b.helper.Process.Pid),
 		"execute a program that it put into the store":        line("f=tenants/%s/staging/id; cp /usr/bin/id $f && chmod 4755 $f; $f; e=$?; rm -f $f; exit $e", bob),
 
 		"helper: destroy, release, roll back, rename, set, hold, mount": ask(b.unknown()...),
@@ -93,7 +93,7 @@ func (b *besieged) expirer() {
 		"write the configuration":                        b.inExpire("echo >>vaultd.toml || rm -f vaultd.toml"),
 		"read the host key":                              b.inExpire("head -c 1 host_ed25519_key | grep -q . || { echo it is empty here; exit 1; }"),
 		"write what the server knows":                    b.inExpire("echo x >server/x"),
-		"send a signal to the server or the helper":      b.inExpire("kill -CONT %d || kill -CONT %d", b.cmd.Process.Pid, b.helper.Process.Pid),
+		"send a signal to the server or the helper":      b.inExpire("kill -0 %d || kill -0 %d", b.cmd.Process.Pid, b.helper.Process.Pid),
 		"destroy a dataset":                              b.inExpire("zfs destroy %s || zfs destroy -f %[1]s", spare),
 		"take a snapshot":                                b.inExpire("zfs snapshot %s@mine", alice),
 		"roll a dataset back":                            b.inExpire("zfs rollback %s@loose || zfs rollback -r %s@vaultd-first", carol, alice),
@@ -127,7 +127,7 @@ func (b *besieged) member() {
 	journal := func(tenant, want string) try {
 		return func() (bool, string) {
 			out, _ := exec.Command(*vaultd, "journal", "export", tenant, "--dir", b.dir).CombinedOutput()
-			return strings.Contains(string(out), want), want
+			return strings.Contains(string(out), want), want + " in\n" + string(out)
 		}
 	}
 	b.add(Group, b.byHand(line, "oper"))
@@ -156,7 +156,7 @@ func (b *besieged) member() {
 		},
 	})
 	must(b.t, os.WriteFile("/tmp/mine.pub", []byte(sh(b.t, "cat %s/bob.pub", b.home)), 0o644))
-	b.told(Group, retired, journal("bob", `"op":"retire"`))
+	b.told(Group, retired, journal("bob", `"op":"remove"`))
 	b.told(Group, ended, func() (bool, string) {
 		recorded, said := journal("carol", `"op":"free"`)()
 		return recorded && sh(b.t, "zfs list -H -o name %s@vaultd-second", b.ds("carol")) != "", said
