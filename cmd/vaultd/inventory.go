@@ -72,14 +72,31 @@ func (o *operations) inventory() (inventory.Inventory, error) {
 	return inv, nil
 }
 
+// each calls f with the tenants of the inventory, one after the other and ordered by name, in the same place, which f must not keep: all
+// of them at once would be a large part of what a scrape allocates.
+func (o *operations) each(f func(*inventory.Tenant)) error {
+	if o.state == nil {
+		return errNoState
+	}
+	now, common := time.Now(), o.common()
+	var k inventory.Known
+	var judged inventory.Tenant
+	for _, t := range o.st.Tenants().Tenants() {
+		k = o.known(t, o.state.FactsOf(t.ID))
+		judged = k.Judged(now, common)
+		f(&judged)
+	}
+	return nil
+}
+
 // standing is one tenant of it.
 func (o *operations) standing(tenantID string) (inventory.Tenant, bool) {
 	t, ok := o.st.Tenants().TenantByID(tenantID)
 	if !ok || o.state == nil {
 		return inventory.Tenant{}, false
 	}
-	inv := inventory.Make(time.Now(), []inventory.Known{o.known(t, o.state.FactsOf(tenantID))}, o.common())
-	return inv.Tenants[0], true
+	k := o.known(t, o.state.FactsOf(tenantID))
+	return k.Judged(time.Now(), o.common()), true
 }
 
 // rule is what is expected of tenants that have no expectation of their own.

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vaultd/internal/admin"
+	"vaultd/internal/inventory"
 	"vaultd/internal/metrics"
 	"vaultd/internal/pool"
 	"vaultd/internal/push"
@@ -75,43 +76,43 @@ func revision() string {
 // tenants are the inventory in the words of metrics.
 func (s *scraping) tenants() []metrics.Tenant {
 	s.look()
-	inv, err := s.ops.inventory()
-	if err != nil {
+	out := make([]metrics.Tenant, 0, len(s.st.Tenants().Tenants()))
+	if s.ops.each(func(t *inventory.Tenant) { out = append(out, measured(t)) }) != nil {
 		return nil // without a state there is no server
 	}
-	out := make([]metrics.Tenant, len(inv.Tenants))
-	for i := range inv.Tenants {
-		t := &inv.Tenants[i]
-		u := usageFromFacts(t.Usage)
-		x := metrics.Tenant{Name: t.Name, State: "active", Suspended: t.Suspended, Created: t.Created, Quota: t.Quota.Bytes, SoftQuota: t.Quota.SoftBytes, Live: u.Live,
-			Versions: u.Versions, Staging: u.Staging, Snapshot: -1, Files: t.Usage.Files, MaxAge: allowedAge(t), Snapshots: t.Snapshots.Count,
-			NewestSnapshot: t.Snapshots.Newest, OldestSnapshot: t.Snapshots.Oldest, SnapshotInterval: t.Interval, Verified: t.Verify.LastEnded}
-		if u.Snapshots > 0 {
-			x.Snapshot = u.Snapshots
-		}
-		switch {
-		case t.Suspended:
-			x.State = "suspended"
-		case t.ReadOnly != "":
-			x.State = "readonly"
-		}
-		if p := t.Pushes.Success; p != nil {
-			x.LastSuccess = p.Time
-		}
-		if p := t.Pushes.Attempt; p != nil {
-			x.LastAttempt = p.Time
-		}
-		switch {
-		case t.Verify.Running:
-			if all := u.Live + u.Versions; all > 0 {
-				x.VerifyProgress = float64(t.Verify.Bytes) / float64(all)
-			}
-		case !t.Verify.LastEnded.IsZero():
-			x.VerifyProgress = 1
-		}
-		out[i] = x
-	}
 	return out
+}
+
+// measured is one of them.
+func measured(t *inventory.Tenant) metrics.Tenant {
+	u := usageFromFacts(t.Usage)
+	x := metrics.Tenant{Name: t.Name, State: "active", Suspended: t.Suspended, Created: t.Created, Quota: t.Quota.Bytes, SoftQuota: t.Quota.SoftBytes, Live: u.Live,
+		Versions: u.Versions, Staging: u.Staging, Snapshot: -1, Files: t.Usage.Files, MaxAge: allowedAge(t), Snapshots: t.Snapshots.Count,
+		NewestSnapshot: t.Snapshots.Newest, OldestSnapshot: t.Snapshots.Oldest, SnapshotInterval: t.Interval, Verified: t.Verify.LastEnded}
+	if u.Snapshots > 0 {
+		x.Snapshot = u.Snapshots
+	}
+	switch {
+	case t.Suspended:
+		x.State = "suspended"
+	case t.ReadOnly != "":
+		x.State = "readonly"
+	}
+	if p := t.Pushes.Success; p != nil {
+		x.LastSuccess = p.Time
+	}
+	if p := t.Pushes.Attempt; p != nil {
+		x.LastAttempt = p.Time
+	}
+	switch {
+	case t.Verify.Running:
+		if all := u.Live + u.Versions; all > 0 {
+			x.VerifyProgress = float64(t.Verify.Bytes) / float64(all)
+		}
+	case !t.Verify.LastEnded.IsZero():
+		x.VerifyProgress = 1
+	}
+	return x
 }
 
 // process is how the server is.

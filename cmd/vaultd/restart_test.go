@@ -91,10 +91,12 @@ func makeFleet(b *testing.B, dir string, came bool) {
 	must(b, s.PutUsage(rows))
 	for _, id := range ids {
 		s.Used(id, "key-"+id, time.Now(), "192.0.2.1")
-		s.Update(id, func(f *inventory.Facts) { f.Usage = inventory.Usage{Time: time.Now(), Live: 1 << 30, Versions: 1 << 28, Files: 1000} })
+		s.Update(id, func(f *inventory.Facts) {
+			f.Usage = inventory.Usage{Time: time.Now(), Live: 1 << 30, Versions: 1 << 28, Files: 1000}
+		})
 	}
 	must(b, s.Close())
-	must(b, os.WriteFile(filepath.Join(store.ServerDir(dir), "announced.json"), fmt.Appendf(nil, `{"audit":%d}`, fleetTenants+1), 0o600)) // long ago
+	must(b, os.WriteFile(filepath.Join(store.ServerDir(dir), "announced.json"), fmt.Appendf(nil, `{"audit":%d}`, 2*fleetTenants+1), 0o600)) // long ago: a line for each tenant and each key
 }
 
 // treeCPU is what a process and those below it have used until now (proc_pid_stat(5): fields 14 and 15, in ticks of 10 ms), in seconds.

@@ -17,15 +17,16 @@ type Known struct {
 // Make judges tenants at now. Whoever has no expectation of the whole gets common, which may expect nothing.
 func Make(now time.Time, known []Known, common expect.Rule) Inventory {
 	inv := Inventory{Time: now.UTC(), Tenants: make([]Tenant, len(known))}
-	common.Path, common.Default = "", true
 	for i := range known {
-		inv.Tenants[i] = known[i].judged(now, common)
+		inv.Tenants[i] = known[i].Judged(now, common)
 	}
 	slices.SortFunc(inv.Tenants, func(a, b Tenant) int { return strings.Compare(a.Name, b.Name) })
 	return inv
 }
 
-func (k *Known) judged(now time.Time, common expect.Rule) Tenant {
+// Judged is one tenant of what Make makes, for those who look at one after the other.
+func (k *Known) Judged(now time.Time, common expect.Rule) Tenant {
+	common.Path, common.Default = "", true
 	t := k.Tenant
 	if t.Suspended {
 		t.Verdict = expect.Verdict{State: expect.Suspended, Why: "suspended by the operator"}

@@ -37,7 +37,8 @@ func NewSpares(dir string) *Spares {
 // ErrNoSpare says that a confined server has no dataset left for a new tenant until it is started again.
 var ErrNoSpare = errors.New("no room for a new tenant until the server has started again, which it does by itself when no session is open; try again soon")
 
-// Prepare makes n spares, and one for each tenant that has not come yet. It makes the datasets of the others ready for rules, too. It is called
+// Prepare makes n spares, and one for each tenant that has not come yet: nobody whom the catalog has waits for another start of the server, which
+// a server that is busy all day does not have. It makes the datasets of the others ready for rules, too. It is called
 // while no server runs. spoiled are those that are not as they were made: a server that was confined wrote to them without having been given
 // them. They are never used. On a full disk there are as many as there were, and an error that is ENOSPC or EDQUOT: the tenants that are there
 // are served all the same (P7).
