@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
@@ -11,7 +12,7 @@ import (
 // zfsMountCommand is the process that mounts what a helper makes that is kept in a mount namespace of its own.
 func (a *app) zfsMountCommand() *cobra.Command {
 	return &cobra.Command{Use: "zfs-mount", Short: "Mount the tenants' datasets for vaultd zfs-helper --mounter, until a signal comes", Args: cobra.NoArgs,
-		Long: "Mounts what is to be mounted of the store's datasets, whenever root connects to the socket that the service manager made. It reads nothing there: it takes no names, no options and no orders.",
+		Long: "Mounts what is to be mounted of the store's datasets, and unmounts those of removed tenants that are empty, whenever root connects to the socket that the service manager made. It reads nothing there: it takes no names, no options and no orders.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conf, err := a.loadConfig()
 			if err != nil {
@@ -32,6 +33,7 @@ func (a *app) zfsMountCommand() *cobra.Command {
 			if err != nil {
 				return errors.Join(err, l.Close())
 			}
-			return zfshelper.ServeMounter(cmd.Context(), l, h.Ready, log)
+			places := func(ctx context.Context) error { return errors.Join(h.Ready(ctx), h.Leave(ctx)) }
+			return zfshelper.ServeMounter(cmd.Context(), l, places, log)
 		}}
 }

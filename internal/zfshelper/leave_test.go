@@ -1,6 +1,7 @@
 package zfshelper_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -112,5 +113,67 @@ func TestScrub(t *testing.T) {
 	}
 	if len(argv) != 2 {
 		t.Errorf("%d were run", len(argv))
+	}
+}
+
+// A helper that can not unmount has it done, and believes what ZFS says of it; the mounter leaves nothing of who is not removed, and disturbs nothing that
+// is not empty.
+func TestUnmountByMounter(t *testing.T) {
+	asked, left := 0, false
+	var fake *zfstest.Fake
+	var dir string
+	removed := func(id string) (bool, error) { return id == tenantID(2), nil }
+	h, f, at := newHelper(t, func(c *zfshelper.Config) {
+		c.Removed = removed
+		c.Empty = func(string) error { return errors.New("not asked here") }
+		c.Place = func(context.Context) error {
+			asked++
+			fake.Change(func(s *zfstest.State) {
+				for name, d := range s.Datasets {
+					d.Mounted = true
+					must(t, os.MkdirAll(filepath.Join(dir, strings.TrimPrefix(name, root)), 0o755))
+				}
+				if left {
+					s.Datasets[root+"/"+tenantID(2)].Mounted = false
+				}
+			})
+			return nil
+		}
+	})
+	fake, dir = f, at
+	ctx := t.Context()
+	must(t, h.Create(ctx, tenantID(1), 0))
+	must(t, h.Create(ctx, tenantID(2), 0))
+	asked = 0
+	fake.Argv()
+	wants(t, "not removed", h.Unmount(ctx, tenantID(1)), zfshelper.ErrKept)
+	if asked > 0 {
+		t.Error("the mounter was asked for it")
+	}
+	wants(t, "not left", h.Unmount(ctx, tenantID(2)), zfshelper.ErrKept)
+	left = true
+	wants(t, "left", h.Unmount(ctx, tenantID(2)), nil)
+	for _, argv := range fake.Argv() {
+		if !slices.Contains([]string{"list", "get"}, argv[1]) {
+			t.Errorf("was run: %q", argv)
+		}
+	}
+
+	looked := map[string]bool{}
+	mounter, fake, _ := newHelper(t, func(c *zfshelper.Config) {
+		c.Removed = removed
+		c.Empty = func(dir string) error { looked[filepath.Base(dir)] = true; return errors.New("a file is in it") }
+	})
+	must(t, mounter.Create(ctx, tenantID(1), 0))
+	must(t, mounter.Create(ctx, tenantID(2), 0))
+	fake.Argv()
+	must(t, mounter.Leave(ctx))
+	if len(looked) != 1 || !looked[tenantID(2)] {
+		t.Errorf("looked into %v", looked)
+	}
+	for _, argv := range fake.Argv() {
+		if !slices.Contains([]string{"list", "get"}, argv[1]) {
+			t.Errorf("was run: %q", argv)
+		}
 	}
 }

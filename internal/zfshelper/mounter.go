@@ -12,7 +12,8 @@ import (
 
 // What a process mounts in a mount namespace of its own is seen by nobody else. So a Helper that is kept in one makes datasets without mounting
 // them (Config.Place), and has a second process, which stays in the machine's, bring them to their places: "vaultd zfs-mount". That one is
-// told nothing: to connect is to ask. It looks for itself what is to be mounted (Helper.Ready).
+// told nothing: to connect is to ask. It looks for itself what is to be mounted (Helper.Ready), and what a removed
+// tenant has left empty (Helper.Leave).
 //
 // The wire: the mounter writes "ok\n", or what went wrong and a line break, and closes. It reads nothing.
 

@@ -406,8 +406,8 @@ func TestInstalledRemoval(t *testing.T) {
 	}
 	refused(t, "does not exist", "zfs list %s", ds)
 	refused(t, "No such file", "ls -d %s/tenants/%s", installedStore, z.id)
-	if got := sh(t, "journalctl --no-pager -b -u vaultd-zfs"); !strings.Contains(got, "dataset of a removed tenant unmounted") {
-		t.Errorf("not by the helper:\n%s", got)
+	if got := sh(t, "journalctl --no-pager -b -u vaultd-zfs-mount"); !strings.Contains(got, "dataset of a removed tenant unmounted") {
+		t.Errorf("not by the mounter:\n%s", got)
 	}
 	sh(t, "[ -z \"$(find %s/expire ! -user vaultd-expire)\" ]", installedStore)
 	s.push("four", 1000)
