@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -345,12 +344,4 @@ func (d *doctor) pool(ctx context.Context) {
 	if len(r.Problems) == 0 && r.Reading != nil {
 		d.say(checkOK, "pool", "", "%s: %s, %.0f %% used, scrub %s", r.Pool, r.Reading.Health, r.Reading.Capacity(), scrubWords(&r.Reading.Scrub))
 	}
-}
-
-// came reports whether a tenant's dataset that was absent is there now: a confined server has no rules for it.
-func came(before, now *pool.Report) bool {
-	if before == nil || before.Reading == nil || now == nil || now.Reading == nil {
-		return false
-	}
-	return slices.ContainsFunc(before.Reading.Absent, func(id string) bool { return !slices.Contains(now.Reading.Absent, id) })
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,9 @@ type poolWatch struct {
 	last   atomic.Pointer[pool.Report]
 	out    chan struct{} // closed when the pool is out, for good
 	once   sync.Once
-	seq    uint64 // of run's goroutine
+	seq    uint64      // of run's goroutine
+	absent []string    // ids of datasets that were not mounted; of run's goroutine
+	came   atomic.Bool // one of them came to be there: it has no rules in this server's confinement
 }
 
 // newPoolWatch takes the connection over, and hears how the pool is.
@@ -58,10 +61,22 @@ func (w *poolWatch) hear() error {
 	}
 	w.seq = news.Seq
 	w.last.Store(&news.Report)
+	w.follow(news.Report.Reading)
 	if news.Report.Out || w.began != nil && news.Report.Outages != w.began.Outages {
 		w.once.Do(func() { close(w.out) })
 	}
 	return nil
+}
+
+// follow sees which datasets go and come; r is nil for a look that brought nothing.
+func (w *poolWatch) follow(r *pool.Reading) {
+	if r == nil {
+		return
+	}
+	if slices.ContainsFunc(w.absent, func(id string) bool { return !slices.Contains(r.Absent, id) }) {
+		w.came.Store(true)
+	}
+	w.absent = r.Absent
 }
 
 // report is the newest one; nil without a pool.
@@ -132,12 +147,12 @@ func (w *poolWatch) run(ctx context.Context, st *store.Store, abandon func()) {
 const youngest = time.Minute
 
 // renew reports whether another server would serve what this one can not: a vault that failed on a pool that is well, or a dataset that
-// was not mounted when it was confined.
+// was not mounted at its start or later, and is: that is another mount, which the rules of its confinement do not know.
 func (w *poolWatch) renew(st *store.Store) bool {
 	if w == nil || w.isOut() || time.Since(w.start) < youngest {
 		return false
 	}
-	return st.Failed() || came(w.began, w.last.Load())
+	return st.Failed() || w.came.Load()
 }
 
 // lateAnswer is how long a command that may be waiting for the pool goes on when that is out.

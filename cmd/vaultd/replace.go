@@ -179,7 +179,26 @@ func (p *pausable) Accept() (net.Conn, error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) { // pause woke us
 			continue
 		}
-		return c, err
+		if err != nil {
+			return nil, err
+		}
+		return p.late(c)
+	}
+}
+
+// late keeps a connection that was being accepted while pause was called until resume.
+func (p *pausable) late(c net.Conn) (net.Conn, error) {
+	p.mu.Lock()
+	resumed := p.resumed
+	p.mu.Unlock()
+	if resumed == nil {
+		return c, nil
+	}
+	select {
+	case <-resumed:
+		return c, nil
+	case <-p.closed:
+		return nil, errors.Join(net.ErrClosed, c.Close())
 	}
 }
 

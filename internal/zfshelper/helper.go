@@ -33,6 +33,8 @@ type Config struct {
 	UID     int         // whose datasets they are: the server's user
 	GID     int
 
+	RootOwned bool // the root dataset is root's, and the server only reads it: where a Helper of root's makes what is below
+
 	Compression string // "lz4" or "zstd"
 	RecordSize  uint64
 	Encrypt     bool   // new datasets have keys of their own

@@ -77,7 +77,7 @@ func (h *Helper) Root(ctx context.Context) ([]Step, error) {
 	if err == nil {
 		var st unix.Stat_t
 		err := errors.Join(unix.Fstat(int(at.Fd()), &st), at.Close())
-		if err == nil && (int(st.Uid) != h.cfg.UID || int(st.Gid) != h.cfg.GID || st.Mode&0o7777 != dirMode) {
+		if err == nil && (int(st.Uid) != h.rootUID() || int(st.Gid) != h.cfg.GID || st.Mode&0o7777 != dirMode) {
 			steps = append(steps, h.mount(true)...)
 		}
 		return steps, err
@@ -95,11 +95,11 @@ func (h *Helper) create() []Step {
 	}}}, h.mount(true)...)
 }
 
-// mount are the steps that bring the root to its place, and give it to the server's user, as a directory of tenants is.
+// mount are the steps that bring the root to its place, and give it to its owner, as a directory of tenants is.
 func (h *Helper) mount(mounted bool) []Step {
 	what := fmt.Sprintf("mount %s at %s", h.cfg.Dataset, h.cfg.Dir)
 	if mounted {
-		what = fmt.Sprintf("give %s to user %d", h.cfg.Dir, h.cfg.UID)
+		what = fmt.Sprintf("give %s to user %d", h.cfg.Dir, h.rootUID())
 	}
 	return []Step{{what, func(ctx context.Context) error {
 		at, err := h.open(h.cfg.Dir, h.cfg.Dataset)
@@ -112,8 +112,16 @@ func (h *Helper) mount(mounted bool) []Step {
 		if err != nil {
 			return err
 		}
-		return errors.Join(at.Chown(h.cfg.UID, h.cfg.GID), at.Chmod(dirMode), at.Close())
+		return errors.Join(at.Chown(h.rootUID(), h.cfg.GID), at.Chmod(dirMode), at.Close())
 	}}}
+}
+
+// rootUID is whose the root dataset is.
+func (h *Helper) rootUID() int {
+	if h.cfg.RootOwned {
+		return 0
+	}
+	return h.cfg.UID
 }
 
 // words are properties as zfs(8) takes them.

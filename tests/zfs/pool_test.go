@@ -38,7 +38,8 @@ func newPoolServer(t *testing.T, root, zfsConfig string) *poolServer {
 	if s.id = show.Data.ID; s.id == "" {
 		t.Fatal("alice has no id")
 	}
-	sh(t, "zfs create -o mountpoint=%s/tenants -o compression=off -o xattr=sa -o acltype=posixacl -o atime=off %s; zfs create %[2]s/%s", dir, root, s.id)
+	// What there was of her as a directory goes: nothing must be on the root disk.
+	sh(t, "find %[1]s/tenants -mindepth 1 -delete; zfs create -o mountpoint=%[1]s/tenants -o compression=off -o xattr=sa -o acltype=posixacl -o atime=off %s; zfs create %[2]s/%s", dir, root, s.id)
 	must(t, os.WriteFile(dir+"/vaultd.toml", fmt.Appendf(nil, "[store]\nfree_bytes = \"1MiB\"\nfree_inodes = 100\nspare_slots = 1\n[zfs]\ndataset = %q\npoll = \"1s\"\n%s\n", root, zfsConfig), 0o600))
 	return s
 }
