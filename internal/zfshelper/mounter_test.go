@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,14 +46,15 @@ func mounter(t testing.TB, ready func(context.Context) error) string {
 // A helper that can not mount has another process do it, and gives what is there then to the server's user.
 func TestMounter(t *testing.T) {
 	var config zfshelper.Config
-	var other *zfshelper.Helper
-	path := mounter(t, func(ctx context.Context) error { return other.Ready(ctx) })
+	var other atomic.Pointer[zfshelper.Helper]
+	path := mounter(t, func(ctx context.Context) error { return other.Load().Ready(ctx) })
 	h, fake, dir := newHelper(t, func(c *zfshelper.Config) {
 		config = *c
 		c.Place = zfshelper.Mounter(path)
 	})
-	other, err := zfshelper.New(config)
+	second, err := zfshelper.New(config)
 	must(t, err)
+	other.Store(second)
 	ctx := t.Context()
 	id := tenantID(1)
 	must(t, h.Create(ctx, id, 1<<20))
