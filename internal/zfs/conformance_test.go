@@ -551,3 +551,17 @@ func TestQuota(t *testing.T) {
 		t.Errorf("at quota: %+v", d)
 	}
 }
+
+func TestCreateUnmounted(t *testing.T) {
+	b := newBench(t, zfs.Config{})
+	ds := b.root + "/a"
+	must(t, b.CreateUnmounted(ctx, ds, map[string]string{"compression": "lz4", "refquota": "104857600"}))
+	wants(t, "twice", b.CreateUnmounted(ctx, ds, nil), zfs.ErrExist)
+	wants(t, "below nothing", b.CreateUnmounted(ctx, b.root+"/none/b", nil), zfs.ErrNotExist)
+	d, err := b.Get(ctx, ds)
+	must(t, err)
+	if d.Mounted || d.RefQuota != 100<<20 {
+		t.Errorf("%+v", d)
+	}
+	must(t, b.Mount(ctx, ds))
+}
