@@ -217,8 +217,8 @@ func (s Scene) permitted() []attempt {
 		}},
 		{group, "remove a name from files/: content and journal stay", func() error { return unix.Unlink(s.data(s.Victim, "files", "dropped")) }},
 		{group, "put another file under a name in files/: the same", func() error {
-			from, err := s.fresh("attack-replace")
-			if err != nil {
+			from := s.data(s.Victim, "staging", "attack-replace") // on ZFS each tenant is a file system of its own
+			if err := os.WriteFile(from, []byte("mine"), 0o640); err != nil {
 				return err
 			}
 			return unix.Rename(from, s.data(s.Victim, "files", "other"))
