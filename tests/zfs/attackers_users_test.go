@@ -53,7 +53,7 @@ func (b *besieged) unconfined() {
 		"helper: take a body of another dataset":      ask(b.take("../"+filepath.Base(b.other()), "mine", "")),
 		"look at pools and datasets (zfs list)":       line("zfs list %s", b.root),
 		"helper: make an empty dataset":               ask(question("zfs.create", `{"id":"t-aaaaaaaaaaaa","refquota":1048576}`)),
-		"helper: raise a quota":                       ask(question("zfs.raise", fmt.Sprintf(`{"id":"t-aaaaaaaaaaaa","refquota":2097152}`))),
+		"helper: raise a quota":                       ask(question("zfs.raise", `{"id":"t-aaaaaaaaaaaa","refquota":2097152}`)),
 		"helper: take a body with properties of its choice": func() (worked bool, said string) {
 			for end := time.Now().Add(time.Minute); !worked && time.Now().Before(end); time.Sleep(time.Second) { // those that were taken before count
 				worked, said = ask(b.take(carol, "forged2", ""))()
