@@ -140,6 +140,7 @@ func TestUsers(t *testing.T) {
 	if out, err := v.command(credential(t, playsOperator), "snapshot", "list", "alice").CombinedOutput(); err == nil {
 		t.Errorf("a stranger gives commands:\n%s", out)
 	}
+	v.onlyExpireFrees(t, operator)
 	v.doctorFinds(t, "")
 
 	// Without a server.
@@ -164,6 +165,35 @@ func TestUsers(t *testing.T) {
 	v.owners(t, server, "tenants")
 	must(t, v.serve())
 	v.push(t, "two", "still served\n")
+}
+
+// onlyExpireFrees has a member of the socket's group make expire's own call: the journal would say that alice's snapshot has no name any more.
+func (v *vault) onlyExpireFrees(t *testing.T, member *syscall.Credential) {
+	t.Helper()
+	bin := buildAttacker(t)
+	for _, d := range []string{filepath.Dir(bin), filepath.Dir(filepath.Dir(bin))} {
+		must(t, os.Chmod(d, 0o711))
+	}
+	list, err := v.vaultd("snapshot", "list", "alice", "--json")
+	must(t, err)
+	var reply struct {
+		Data []struct{ Name string }
+	}
+	must(t, json.Unmarshal([]byte(list), &reply))
+	cmd := exec.Command(bin, "ask", v.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: member}
+	var all []string
+	for seq := range 40 {
+		all = append(all, fmt.Sprintf(`{"Verb":"freed","Args":{"tenant":"alice","dropped":[%d]}}`, seq))
+	}
+	cmd.Stdin = strings.NewReader(strings.Join(all, "\n"))
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("only the expire process")) || bytes.Contains(out, []byte(`"Worked":true`)) {
+		t.Errorf("freed by a member of the group: %v\n%s", err, out)
+	}
+	if after, err := v.vaultd("snapshot", "list", "alice", "--json"); err != nil || len(reply.Data) == 0 || after != list {
+		t.Errorf("snapshots were %s, and are %s, %v", list, after, err)
+	}
 }
 
 // What each user can not do to the store, by the kernel alone.

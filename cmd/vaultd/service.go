@@ -27,6 +27,7 @@ import (
 // the store itself when no server runs. Both ways end in the same functions.
 type operations struct {
 	st     *store.Store
+	dir    string                                // the store's
 	state  *tenant.State                         // what the server learned; nil: it can not be read
 	common func() expect.Rule                    // of tenants without an expectation of their own
 	used   func() (map[string]tenant.Use, error) // what the server learned of keys
@@ -59,7 +60,7 @@ func (o *operations) calls() map[string]admin.Call {
 		"journal.rebuild": admin.Handle(o.rebuildIndex),
 		"rebuild.tree":    admin.Handle(o.rebuildTree),
 		"quota.recount":   admin.Handle(o.recount),
-		"freed":           admin.Handle(o.freed),
+		"freed":           admin.Handle(fromExpire(o, o.freed)),
 		"today":           admin.Handle(o.today),
 		"bans":            admin.Handle(o.bans),
 		"bans.clear":      admin.Handle(o.clearBans),
@@ -69,9 +70,9 @@ func (o *operations) calls() map[string]admin.Call {
 		"incident":        admin.Handle(o.incident),
 		"config.reload":   admin.Handle(o.reloadConfig),
 		"config.show":     admin.Handle(o.showConfig),
-		"tenant.clear":    admin.Handle(o.clear),
-		"tenant.release":  admin.Handle(o.release),
-		"tenant.withdraw": admin.Handle(o.withdraw),
+		"tenant.clear":    admin.Handle(fromExpire(o, o.clear)),
+		"tenant.release":  admin.Handle(fromExpire(o, o.release)),
+		"tenant.withdraw": admin.Handle(fromExpire(o, o.withdraw)),
 	}
 }
 
@@ -448,7 +449,7 @@ func (a *app) local(f func(*operations) error) error {
 	if serr == nil {
 		known.state.Store(state)
 	}
-	o := &operations{st: st, state: state, common: conf.Expect.rule, reload: st.Reload, used: func() (map[string]tenant.Use, error) {
+	o := &operations{st: st, dir: a.dir, state: state, common: conf.Expect.rule, reload: st.Reload, used: func() (map[string]tenant.Use, error) {
 		if serr != nil {
 			return nil, serr
 		}

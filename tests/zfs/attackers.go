@@ -84,9 +84,10 @@ func Attempts() []Attempt {
 
 	by(Group, CanNot, zfsVerbs...)
 	by(Group, CanNot, "weaken a tenant's policy", "release a hold", "remove a tenant", "let in a key", "free now", "read the catalog", "write to the store's files", "ask the helper",
-		"have a tenant that is not removed cleared (the raw call)", "have the journal say that a content was freed that is there (the raw call)")
+		"have a tenant that is not removed cleared (the raw call)", "have the journal say that a content was freed (the raw call)",
+		"have the journal say that a snapshot's name ended (the raw call)")
 	by(Group, Can, "read and restore what every tenant stored", "take a snapshot")
-	by(Group, Told, "take a name out of the live tree (vaultd retire)", "have the journal say that a snapshot's name ended (the raw call): the body stays")
+	by(Group, Told, "take a name out of the live tree (vaultd retire)")
 
 	by(Operator, Waits, "weaken a tenant's policy", "release a hold", "remove a tenant")
 	by(Operator, CanNot, "free now what a weaker policy, a release or a removal will let go", "shorten a lock", "have no cool-down")
