@@ -20,8 +20,8 @@ import (
 	"vaultd/internal/volume"
 )
 
-// move is a tenant's dataset on its way to another place. Until the last step, one rename, the tenant is where it was, and after it nothing of it
-// is anywhere else; each step can be done again.
+// move is a tenant's dataset on its way to another place. Until the last step, one rename or one zfs set mountpoint, the tenant is where it was, and
+// after it nothing of it is anywhere else; each step can be done again.
 type move struct {
 	a        *app
 	t        tenant.Tenant
@@ -32,16 +32,17 @@ type move struct {
 	Contents int64  `json:"contents"`
 	Bytes    int64  `json:"bytes"`
 
-	build    string // where it is made
-	make     func(context.Context) error
-	switchTo [2]string // the rename
+	build      string // where it is made
+	make       func(context.Context) error
+	switchOver func(context.Context) error
+	copied     bool // switchOver was cut short, and is all that is left to do
 }
 
 func (a *app) tenantMove() *cobra.Command {
 	var toDataset, toDir, back bool
 	var wait time.Duration
 	c := &cobra.Command{Use: "move NAME", Short: "Move a tenant from a directory into its ZFS dataset, or back", Args: cobra.ExactArgs(1),
-		Long: "Moves a tenant that waits in former/ (vaultd init --pool put it there) into a dataset of its own below [zfs] dataset, or with --to-dir from its dataset into former/. Contents are copied while the tenant is in use; then new sessions are refused, the move waits for those that are open, copies the rest, makes the live tree again, compares the chain and the digest of every content with the journal, and only then switches. A move that was cut short goes on where it was when it is asked for again; --abort takes it back. Nothing is removed: where the old one stays is said. Bodies of snapshots stay there, too; the snapshots themselves are in the journal. Between pools: vaultd init --dataset OTHER puts all tenants aside, and each is moved.",
+		Long: "Moves a tenant that waits in former/ (vaultd init --pool put it there) into a dataset of its own below [zfs] dataset, or with --to-dir from its dataset into former/. Contents are copied while the tenant is in use; then new sessions are refused, the move waits for those that are open, copies the rest, makes the live tree again, compares the chain and the digest of every content with the journal, and only then switches. A move that was cut short goes on where it was when it is asked for again; --abort takes it back. Nothing is removed: where the old one stays is said. Bodies of snapshots stay there, too; the snapshots themselves are in the journal. Between pools: vaultd init --dataset OTHER puts all tenants aside with the dataset they are in, and each is moved.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if toDataset == toDir {
 				return &usageError{errors.New("want one of --to-dataset and --to-dir")}
@@ -109,8 +110,11 @@ func (a *app) planMove(name string, toDataset bool) (*move, error) {
 	case toDataset:
 		m.From, m.To, m.build, m.Left = former, dataset, dataset, hidden("moved")
 		m.make = func(ctx context.Context) error { return z.MakeEmpty(ctx, t) }
-		m.switchTo = [2]string{former, m.Left}
-		if _, err := os.Lstat(m.Left); !errors.Is(err, fs.ErrNotExist) {
+		m.switchOver = func(context.Context) error { return renameDurably(former, m.Left) }
+		if err := m.fromDataset(former); err != nil {
+			return nil, err
+		}
+		if _, err := os.Lstat(m.Left); !m.copied && !errors.Is(err, fs.ErrNotExist) {
 			return nil, errors.Join(fmt.Errorf("%s is there from an earlier move: remove it first: %w", m.Left, fs.ErrExist), err)
 		}
 	default:
@@ -119,13 +123,65 @@ func (a *app) planMove(name string, toDataset bool) (*move, error) {
 		}
 		m.To, m.build, m.Left = former, hidden("moving"), dataset
 		m.make = func(context.Context) error { return os.MkdirAll(m.build, 0o750) }
-		m.switchTo = [2]string{m.build, former}
+		m.switchOver = func(context.Context) error { return renameDurably(m.build, former) }
 	}
 	return m, nil
 }
 
+// fromDataset completes the plan for a tenant whose place in former/ is a dataset, of another pool. That can not be renamed while it is mounted: its
+// mount point is what moves, to Left. Where that was cut short, the mount point has moved and an empty directory may be left.
+func (m *move) fromDataset(former string) error {
+	root, err := m.a.mountedAt(filepath.Dir(former))
+	if err != nil || root == "" {
+		return err
+	}
+	dataset := root + "/" + m.t.ID
+	client, err := newZFS(newLogger(m.a.stderr, "text", "warn"))
+	if err != nil {
+		return err
+	}
+	d, err := client.Get(context.Background(), dataset)
+	if err != nil {
+		return err
+	}
+	at, err := m.a.mountedAt(former)
+	if err != nil {
+		return err
+	}
+	m.copied = d.Mountpoint == m.Left
+	if at != dataset && !m.copied {
+		return fmt.Errorf("tenant %s: dataset %s is not mounted in its place (zfs mount): %w", m.t.Name, dataset, store.ErrOffline)
+	}
+	m.switchOver = func(ctx context.Context) error {
+		if err := client.Set(ctx, dataset, map[string]string{"mountpoint": m.Left}); err != nil {
+			return err
+		}
+		if err := os.Remove(former); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return syncDir(filepath.Dir(former))
+	}
+	return nil
+}
+
 // run does all that is left to do.
 func (m *move) run(ctx context.Context, wait time.Duration) error {
+	if !m.copied {
+		if err := m.copy(ctx, wait); err != nil {
+			return err
+		}
+	}
+	if err := m.switchOver(ctx); err != nil {
+		return err
+	}
+	if err := m.a.catalog().Moved(m.t.Name, m.From, m.To); err != nil {
+		return err
+	}
+	return m.a.reload(ctx)
+}
+
+// copy makes all of the tenant a second time, compared; from its middle on, nobody is let in.
+func (m *move) copy(ctx context.Context, wait time.Duration) error {
 	if err := m.make(ctx); err != nil {
 		return err
 	}
@@ -158,19 +214,7 @@ func (m *move) run(ctx context.Context, wait time.Duration) error {
 	if err := store.GiveTree(m.build, m.From); err != nil {
 		return err
 	}
-	if err := c.Done(); err != nil {
-		return err
-	}
-	if err := os.Rename(m.switchTo[0], m.switchTo[1]); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(m.switchTo[1])); err != nil {
-		return err
-	}
-	if err := m.a.catalog().Moved(m.t.Name, m.From, m.To); err != nil {
-		return err
-	}
-	return m.a.reload(ctx)
+	return c.Done()
 }
 
 // withdraw has the server close the vault, once nobody uses it.
@@ -217,6 +261,14 @@ func (m *move) show(w io.Writer, back bool) {
 	default:
 		fmt.Fprintf(w, "tenant %s is in %s: %d records, %d contents compared, %s\nwhat is left in %s is not used any more: remove it when you like\n", m.t.Name, m.To, m.Records, m.Contents, size(m.Bytes), m.Left)
 	}
+}
+
+// renameDurably renames within one file system.
+func renameDurably(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
 }
 
 func syncDir(dir string) error {
