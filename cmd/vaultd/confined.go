@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +94,7 @@ func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	c = h.pool.guard(c)
 	switch z, ok := c.Driver.(*store.ZFS); {
 	case ok:
-		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
+		c.Driver = askingZFS{z, h.spares, h.pool, h.Mode != confine.Off}
 	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
@@ -247,6 +246,7 @@ var _ store.Driver = asking{}
 type askingZFS struct {
 	*store.ZFS
 	spares   *spares
+	pool     *poolWatch
 	confined bool
 }
 
@@ -269,7 +269,8 @@ func (d askingZFS) Path(id string) (string, error) {
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, os.ErrPermission) {
-		return "", cmp.Or(d.spares.take(id), err)
+		d.pool.anew()
+		return "", &store.UnavailableError{Why: "its dataset was mounted after this server had started: the next one has it"}
 	}
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: path, Err: err}

@@ -79,6 +79,9 @@ func (w *poolWatch) follow(r *pool.Reading) {
 	w.absent = r.Absent
 }
 
+// anew says that a dataset is mounted that this server has no rules for, which no look may have seen: it went and came between two of them.
+func (w *poolWatch) anew() { w.came.Store(true) }
+
 // report is the newest one; nil without a pool.
 func (w *poolWatch) report() *pool.Report {
 	if w == nil {

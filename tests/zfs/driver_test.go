@@ -129,20 +129,19 @@ func TestDriver(t *testing.T) {
 	if now := sh(t, "zfs list -Hr -t snapshot -o name %s | wc -l", ds); now != n {
 		t.Errorf("%s bodies, and %s after a minute without a change", n, now)
 	}
-	s.stop()
 
-	// A dataset that is not mounted is not an empty tenant, and nothing lands on the disk below it.
-	s.serve() // which mounts what is not; the vault is not open yet
-	sh(t, "zfs unmount %s", ds)
-	o, err := s.sftp("put " + src + "/zero new").CombinedOutput()
-	if err == nil || !strings.Contains(string(o), "try again later") {
-		t.Errorf("its dataset is not mounted: %v, %s", err, o)
-	}
-	if list, err := os.ReadDir(filepath.Join(s.dir, "tenants", id)); len(list) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// A dataset that is not mounted is not an empty tenant, and nothing lands on the disk below it. Nobody has opened its vault yet.
+	sh(t, "ssh-keygen -q -t ed25519 -N '' -f %[1]s/bob; sed 's/User alice/User bob/; s,%[1]s/key,%[1]s/bob,' %[1]s/ssh.conf >%[1]s/bob.conf", s.home)
+	s.vaultd("tenant", "add", "bob", "--key", s.home+"/bob.pub", "--quota", "64M")
+	bob := s.id("bob")
+	put := fmt.Sprintf("echo 'put %s/zero new' | sftp -q -F %s/bob.conf -b - vault", src, s.home)
+	sh(t, "zfs unmount %s/%s", root, bob)
+	refused(t, "try again later", "%s", put)
+	if list, err := os.ReadDir(filepath.Join(s.dir, "tenants", bob)); len(list) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("below the mount point: %v, %v", list, err)
 	}
-	sh(t, "zfs mount %s", ds)
-	waits(t, "it is back", 2*time.Minute, "echo 'put %s/zero new' | sftp -q -F %s/ssh.conf -b - vault", src, s.home)
+	sh(t, "zfs mount %s/%s", root, bob)
+	waits(t, "it is back", 3*time.Minute, "%s", put) // from the next server
 	s.stop()
 	s.vaultd("journal", "verify")
 	s.vaultd("verify")
@@ -215,7 +214,7 @@ func TestDriverHelper(t *testing.T) {
 	sh(t, "zfs unmount %[1]s; zfs unload-key %[1]s", ds)
 	s.serve()
 	o, err := s.sftp("ls").CombinedOutput()
-	if err == nil || !strings.Contains(string(o), "storage is not available") || !strings.Contains(s.log.String(), "the vault is locked") {
+	if err == nil || !strings.Contains(string(o), "the vault is locked") || !strings.Contains(s.log.String(), "the vault is locked") {
 		t.Errorf("a locked tenant: %v, %s", err, o)
 	}
 	as("key", "revoke", "alice", strings.Fields(sh(t, "ssh-keygen -lf /tmp/alice.pub"))[1])
@@ -296,6 +295,53 @@ func TestDriverMove(t *testing.T) {
 	s.vaultd("tenant", "move", "alice", "--to-dir")
 	waits(t, "the next server has the directory", 2*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:five/", s.home, src)
 	sh(t, "ls -d %s/former/%s/files/five; zfs list %s/%[2]s", s.dir, id, root)
+	s.vaultd("verify")
+	s.stop()
+}
+
+// Another pool: the tenants are served from the old one until each is moved, and nothing of their past is lost.
+func TestDriverPools(t *testing.T) {
+	s, root := zfsServer(t, "")
+	s.vaultd("init", "--dataset", root, "--yes")
+	s.vaultd("tenant", "add", "alice", "--key", s.home+"/key.pub", "--quota", "64M", "--mode", "versioned")
+	src := t.TempDir() + "/src"
+	tree(t, src)
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "before", "--json"); !strings.Contains(out, `"createtxg"`) {
+		t.Errorf("a snapshot: %s", out)
+	}
+	must(t, os.WriteFile(src+"/big", []byte("another"), 0o644))
+	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
+	s.stop()
+	id := s.id("alice")
+
+	const second = "second"
+	disk := t.TempDir() + "/disk"
+	sh(t, "truncate -s 512M %[1]s && zpool create -O mountpoint=none %[2]s %[1]s", disk, second)
+	t.Cleanup(func() { sh(t, "zpool destroy -f %s", second) })
+	s.vaultd("init", "--dataset", second+"/vaultd", "--yes")
+	s.serve()
+	runs(t, s.rsync("-aH", src+"/", "vault:two/")) // from where it was
+	sh(t, "ls -d %s/former/%s/files/two", s.dir, id)
+	t.Log(s.vaultd("tenant", "move", "alice", "--to-dataset"))
+	waits(t, "the next server has the dataset", 3*time.Minute, "rsync -aH -e 'ssh -F %s/ssh.conf' %s/ vault:three/", s.home, src)
+	if got := sh(t, "zfs list -Ho mounted,mountpoint %s/vaultd/%s %s/%[2]s | xargs", second, id, root); got != fmt.Sprintf("yes %s/tenants/%s yes %[1]s/former/.moved-%[2]s", s.dir, id) {
+		t.Errorf("where they are: %s", got)
+	}
+	sh(t, "ls -d %s/tenants/%s/files/three; test ! -e %[1]s/former/%[2]s", s.dir, id)
+	for _, name := range []string{"one", "two", "three"} {
+		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
+		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
+	}
+	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
+	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
+		t.Errorf("the past: %d bytes, %v", len(b), err)
+	}
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
+		t.Errorf("a snapshot after the move: %s", out)
+	}
+	s.vaultd("journal", "verify")
 	s.vaultd("verify")
 	s.stop()
 }
