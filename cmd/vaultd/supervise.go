@@ -61,6 +61,7 @@ type supervisor struct {
 	failed    chan error  // what ready returned
 	wasReady  atomic.Bool // some generation of the server
 	untried   bool        // no probe could be made for the present one
+	restarts  restarts
 }
 
 // supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
@@ -299,6 +300,7 @@ type begun struct {
 	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
 	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
 	Group     bool          `json:"group"`     // may give commands, too: see package admin
+	Wait      time.Duration `json:"wait"`      // see restarts
 }
 
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
@@ -432,10 +434,11 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
 	}
 	group, metered := s.admin.Group(), s.metrics != nil // now: hangUp takes them away
+	wait := s.restarts.begin(time.Now())
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered}, nil
+				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered, Wait: wait}, nil
 		},
 		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {
@@ -469,8 +472,17 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 			_, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 			return nil, err
 		},
-		"leave": func(json.RawMessage) (any, error) {
-			leaving.Store(true)
+		"leave": func(args json.RawMessage) (any, error) {
+			var again bool
+			if err := json.Unmarshal(args, &again); err != nil {
+				return nil, err
+			}
+			if leaving.Swap(true) || !again {
+				return nil, nil
+			}
+			if wait := s.restarts.again(time.Now()); wait > 5*minWait {
+				s.log.Warn("the server starts again and again for datasets that come and go, or that it can not open: see vaultd pool; the next one does not before it is so old", "wait", wait.String())
+			}
 			return nil, nil
 		},
 		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
