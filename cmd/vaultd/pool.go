@@ -153,7 +153,7 @@ func (s *supervisor) passNews(cmd *exec.Cmd) (stop func(), err error) {
 	cmd.ExtraFiles = append(cmd.ExtraFiles, there)
 	seen := &presence{look: s.care.Places, log: s.log}
 	seen.came() // before the server is confined
-	go supervise.Serve(here, s.poolVerbs(seen))
+	go supervise.ServeUntil(here, s.poolVerbs(seen), func(error) { here.Close() })
 	return func() { here.Close(); there.Close() }, nil
 }
 

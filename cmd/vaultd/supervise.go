@@ -317,7 +317,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 		return false, err
 	}
 	var leaving atomic.Bool
-	answered := make(chan error, 1)
+	answered := make(chan struct{})
 	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
 	defer forget()
 	verbs := s.verbs(asked, &leaving, listeners, s.metrics != nil)
@@ -329,7 +329,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 			cmd.Process.Kill()
 		})
 	}
-	go func() { answered <- supervise.Serve(here, verbs) }()
+	go func() { defer close(answered); s.answer(here, verbs, cmd.Process.Kill) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
@@ -338,9 +338,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	<-relayed
 	forget()
 	here.Close()
-	if e := <-answered; e != nil {
-		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
-	}
+	<-answered
 	return leaving.Load(), outcome(err)
 }
 

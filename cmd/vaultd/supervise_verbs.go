@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -95,6 +98,21 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 		}
 	}
 	return table
+}
+
+// answer answers a server until that is gone. One that breaks the protocol is broken, or in somebody else's hands: what it asks is not answered, so that it would
+// wait for ever, and it is killed, whatever of what it asked before still hangs. The next one starts after a pause.
+func (s *supervisor) answer(server net.Conn, verbs map[string]supervise.Verb, kill func() error) {
+	supervise.ServeUntil(server, verbs, func(err error) {
+		server.Close()
+		if err == nil {
+			return
+		}
+		s.log.Error("the server broke the protocol with its supervisor, and is ended", "error", err.Error())
+		if err := kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			s.log.Error("end the server", "error", err.Error())
+		}
+	})
 }
 
 // afterReady calls ready. When that fails, all ends as by a signal.
