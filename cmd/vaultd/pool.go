@@ -187,7 +187,7 @@ func (s *supervisor) poolBefore() pool.Report {
 		return pool.Report{}
 	}
 	r := s.care.Report()
-	if at, err := zfs.MountedAt(s.care.Dir()); err != nil || at != r.Dataset {
+	if mounted, _, _, _ := s.care.Places(); !mounted {
 		r.Out = true
 	}
 	return r

@@ -269,19 +269,19 @@ func (c *Care) Places() (mounted bool, here, missing []string, err error) {
 	if err != nil {
 		return false, nil, nil, err
 	}
-	have, err := mounts(f)
+	have, err := zfs.ReadMounts(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return false, nil, nil, err
 	}
-	if mounted = have[c.cfg.Dir] == c.cfg.Dataset; !mounted || c.cfg.Tenants == nil {
+	if mounted = have.Dataset(c.cfg.Dir) == c.cfg.Dataset; !mounted || c.cfg.Tenants == nil {
 		return mounted, nil, nil, nil
 	}
 	ids, err := c.cfg.Tenants()
 	if err != nil {
-		return false, nil, nil, err
+		return mounted, nil, nil, err
 	}
 	for _, id := range ids {
-		if have[filepath.Join(c.cfg.Dir, id)] == c.cfg.Dataset+"/"+id {
+		if have.Dataset(filepath.Join(c.cfg.Dir, id)) == c.cfg.Dataset+"/"+id {
 			here = append(here, id)
 		} else {
 			missing = append(missing, id)
