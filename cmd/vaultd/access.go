@@ -137,10 +137,7 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 	v, done, err := a.st.Vault(ctx, l.tenant)
 	if err != nil {
 		a.count(l, -1)
-		if away := (*store.UnavailableError)(nil); errors.As(err, &away) {
-			err = fmt.Errorf("%w: %s", sshd.ErrUnavailable, away.Why)
-		}
-		return nil, nil, err
+		return nil, nil, unavailable(err)
 	}
 	fs := v.Session(who)
 	a.began(who.Session, begunSession{tenant: l.tenant, key: who.Key, protocol: who.Protocol, began: time.Now(), fs: fs})
@@ -149,6 +146,20 @@ func (a *access) open(ctx context.Context, l *login, who appendonly.Who) (*appen
 		defer a.count(l, -1)
 		return fs.Close(ctx)
 	}, nil
+}
+
+// unavailable is an error of the store's as its client may see it: that storage is not there, and why, where the store has a text about that for clients.
+func unavailable(err error) error {
+	away := (*store.UnavailableError)(nil)
+	switch {
+	case errors.Is(err, store.ErrNoSpare):
+		return &sshd.UnavailableError{Text: store.ErrNoSpare.Error(), Why: "no spare dataset"}
+	case !errors.As(err, &away):
+		return err
+	case away.Text != "":
+		return &sshd.UnavailableError{Text: away.Text + "; nothing of this session is stored", Why: away.Why}
+	}
+	return fmt.Errorf("%w: %s", sshd.ErrUnavailable, away.Why)
 }
 
 // ownPushes is how many of its newest pushes a tenant is shown.

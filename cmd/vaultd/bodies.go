@@ -109,7 +109,7 @@ type place struct {
 func (a *app) placeOf(id string) (place, error) {
 	if a.waits(id) { // it counts until it is moved, whatever is in the new place; it may be a dataset of another pool
 		former := filepath.Join(a.dir, confine.FormerDir, id)
-		dataset, err := zfs.MountedAt(former)
+		dataset, err := a.mountedAt(former)
 		return place{former, dataset}, err
 	}
 	conf, err := a.loadConfig()

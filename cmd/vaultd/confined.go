@@ -118,7 +118,7 @@ func (h *handover) replacement(door *sshd.Server, console *admin.Server, renew f
 			return f(ctx, in, w)
 		}
 	}
-	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, renew: renew, listeners: h.listeners, end: end, busy: func() bool {
+	return &replacement{spares: h.spares, needed: h.Mode != confine.Off, renew: renew, start: time.Now(), wait: h.Wait, listeners: h.listeners, end: end, busy: func() bool {
 		s := door.Stats()
 		return s.PreAuth+s.Connections > 0 || s.Sessions > 0 || commands.Load() > 0
 	}}
@@ -268,9 +268,11 @@ func (d askingZFS) Path(id string) (string, error) {
 		return path, err
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, os.ErrPermission) {
-		d.pool.anew()
-		return "", &store.UnavailableError{Why: "its dataset was mounted after this server had started: the next one has it"}
+	if errors.Is(err, os.ErrPermission) { // the supervisor may have seen the same path mounted at the start
+		if err := d.spares.take(id); !errors.Is(err, store.ErrNoSpare) {
+			d.spares.turnAway("a tenant's dataset can not be opened: if it was mounted after this server had started, the next one can")
+		}
+		return "", &store.UnavailableError{Why: "its dataset was mounted after this server had started, or is not the server's user's"}
 	}
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: path, Err: err}

@@ -454,14 +454,19 @@ func (a *app) keepExpiring(ctx context.Context, conf *Config, log *slog.Logger) 
 	runtime.LockOSThread() // the kernel's promise is about the thread that forks
 	defer runtime.UnlockOSThread()
 	for ctx.Err() == nil {
-		cmd := exec.CommandContext(ctx, program, args...)
+		cmd := exec.Command(program, args...)
 		cmd.Args[0] = "vaultd"
 		cmd.Stdout, cmd.Stderr = a.stderr, a.stderr
 		cmd.Env = append(childEnviron(), "GOMAXPROCS=1")
-		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-		err := cmd.Run()
+		err := cmd.Start()
+		if err == nil {
+			err = child{cmd.Wait, cmd.Process.Signal}.run(ctx)
+		}
+		if errors.Is(err, errHangs) {
+			log.Error("expire does not end: it hangs in the kernel with its pool, and is left there", "pid", cmd.Process.Pid)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}

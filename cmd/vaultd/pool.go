@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -93,17 +95,30 @@ func (a *app) poolCare(conf *Config, log *slog.Logger) (*pool.Care, error) {
 		return nil, err
 	}
 	return pool.New(pool.Config{ZFS: z, Dataset: conf.ZFS.Dataset, Dir: dir, Every: conf.ZFS.Poll.Duration, Reserve: conf.ZFS.Reserve.Of, Scrub: conf.ZFS.Scrub, Log: log,
-		Tenants: func() ([]string, error) {
-			snap, err := a.catalog().Snapshot()
-			if err != nil {
-				return nil, err
-			}
-			var ids []string
-			for _, t := range snap.Tenants() {
-				ids = append(ids, t.ID)
-			}
-			return ids, nil
-		}}), nil
+		Tenants: a.onPool}), nil
+}
+
+// onPool are the ids of the tenants that are not in former/, where they wait to be moved.
+func (a *app) onPool() ([]string, error) {
+	snap, err := a.catalog().Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := os.ReadDir(filepath.Join(a.dir, confine.FormerDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	waits := map[string]bool{}
+	for _, d := range waiting {
+		waits[d.Name()] = true
+	}
+	var ids []string
+	for _, t := range snap.Tenants() {
+		if !waits[t.ID] {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids, nil
 }
 
 // overZFS completes what a store on ZFS is opened with. The driver says why a tenant's dataset can not be used: what is below its mount point
@@ -120,6 +135,7 @@ func (a *app) overZFS(c store.Config, conf *Config, verbs zfshelper.Verbs) (stor
 type poolNews struct {
 	Seq    uint64
 	Report pool.Report
+	Came   bool // see presence
 }
 
 // newsEvery is how long a server waits for news: it is told as soon as there are some.
@@ -135,11 +151,13 @@ func (s *supervisor) passNews(cmd *exec.Cmd) (stop func(), err error) {
 		return nil, err
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, there)
-	go supervise.Serve(here, s.poolVerbs())
+	seen := &presence{look: s.care.Places, log: s.log}
+	seen.came() // before the server is confined
+	go supervise.ServeUntil(here, s.poolVerbs(seen), func(error) { here.Close() })
 	return func() { here.Close(); there.Close() }, nil
 }
 
-func (s *supervisor) poolVerbs() map[string]supervise.Verb {
+func (s *supervisor) poolVerbs(seen *presence) map[string]supervise.Verb {
 	return map[string]supervise.Verb{"pool": func(args json.RawMessage) (any, error) {
 		var seq uint64
 		if err := json.Unmarshal(args, &seq); err != nil {
@@ -148,7 +166,7 @@ func (s *supervisor) poolVerbs() map[string]supervise.Verb {
 		ctx, cancel := context.WithTimeout(context.Background(), newsEvery)
 		defer cancel()
 		r := s.care.Wait(ctx, seq)
-		return poolNews{r.Seq, r}, nil
+		return poolNews{r.Seq, r, seen.came()}, nil
 	}}
 }
 
@@ -169,7 +187,7 @@ func (s *supervisor) poolBefore() pool.Report {
 		return pool.Report{}
 	}
 	r := s.care.Report()
-	if at, err := zfs.MountedAt(s.care.Dir()); err != nil || at != r.Dataset {
+	if mounted, _, _, _ := s.care.Places(); !mounted {
 		r.Out = true
 	}
 	return r

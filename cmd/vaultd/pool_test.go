@@ -87,7 +87,8 @@ func TestPoolWatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go supervise.Serve(here, s.poolVerbs())
+	seen := &presence{look: s.care.Places, log: slog.New(slog.DiscardHandler)}
+	go supervise.Serve(here, s.poolVerbs(seen))
 	c, err := net.FileConn(there)
 	if err != nil {
 		t.Fatal(err)
@@ -204,35 +205,5 @@ func TestPoolVerdict(t *testing.T) {
 		if v := st.Verdict; v.Exit != want || want > 0 && !strings.HasPrefix(v.Text, "pool tank is "+string(state)) {
 			t.Errorf("%s: %+v", state, v)
 		}
-	}
-}
-
-// A server is followed by another when a dataset that was not mounted is: at its start, or in between, also when looks fail meanwhile.
-func TestPoolFollow(t *testing.T) {
-	for _, x := range []struct {
-		name  string
-		looks [][]string // nil: one that brought nothing
-		came  bool
-	}{
-		{"all there", [][]string{{}, {}}, false},
-		{"absent at the start", [][]string{{"t-a"}, {}}, true},
-		{"absent and stays so", [][]string{{"t-a"}, {"t-a"}, {"t-a", "t-b"}}, false},
-		{"unmounted and mounted", [][]string{{}, {"t-a"}, {}, {}}, true},
-		{"with failures between", [][]string{{}, {"t-a"}, nil, {}}, true},
-		{"one for another", [][]string{{"t-a"}, {"t-b"}}, true},
-	} {
-		t.Run(x.name, func(t *testing.T) {
-			var w poolWatch
-			for _, ids := range x.looks {
-				var r *pool.Reading
-				if ids != nil {
-					r = &pool.Reading{Absent: ids}
-				}
-				w.follow(r)
-			}
-			if w.came.Load() != x.came {
-				t.Errorf("came: %v", w.came.Load())
-			}
-		})
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,8 +32,7 @@ type poolWatch struct {
 	out    chan struct{} // closed when the pool is out, for good
 	once   sync.Once
 	seq    uint64      // of run's goroutine
-	absent []string    // ids of datasets that were not mounted; of run's goroutine
-	came   atomic.Bool // one of them came to be there: it has no rules in this server's confinement
+	came   atomic.Bool // a dataset came, which has no rules in this server's confinement: see presence
 }
 
 // newPoolWatch takes the connection over, and hears how the pool is.
@@ -61,26 +59,14 @@ func (w *poolWatch) hear() error {
 	}
 	w.seq = news.Seq
 	w.last.Store(&news.Report)
-	w.follow(news.Report.Reading)
+	if news.Came {
+		w.came.Store(true)
+	}
 	if news.Report.Out || w.began != nil && news.Report.Outages != w.began.Outages {
 		w.once.Do(func() { close(w.out) })
 	}
 	return nil
 }
-
-// follow sees which datasets go and come; r is nil for a look that brought nothing.
-func (w *poolWatch) follow(r *pool.Reading) {
-	if r == nil {
-		return
-	}
-	if slices.ContainsFunc(w.absent, func(id string) bool { return !slices.Contains(r.Absent, id) }) {
-		w.came.Store(true)
-	}
-	w.absent = r.Absent
-}
-
-// anew says that a dataset is mounted that this server has no rules for, which no look may have seen: it went and came between two of them.
-func (w *poolWatch) anew() { w.came.Store(true) }
 
 // report is the newest one; nil without a pool.
 func (w *poolWatch) report() *pool.Report {

@@ -23,7 +23,7 @@ type spares struct {
 	left   atomic.Int64
 
 	mu  sync.Mutex
-	out time.Time // when somebody was turned away for the first time
+	out time.Time // when somebody was first turned away whom the next server can serve
 }
 
 func newSpares(parent *supervise.Client, n int, log *slog.Logger) *spares {
@@ -38,13 +38,7 @@ func (s *spares) take(id string) error {
 	err := s.parent.Call("dataset", id, &left)
 	var refused *supervise.Error
 	if errors.As(err, &refused) && refused.Text == store.ErrNoSpare.Error() {
-		s.left.Store(0) // on ZFS it may be one that this server alone can not use
-		s.mu.Lock()
-		if s.out.IsZero() {
-			s.out = time.Now()
-			s.log.Error("no spare dataset is left: new tenants wait until the server has started again, when no session is open (store.spare_slots)")
-		}
-		s.mu.Unlock()
+		s.turnAway("no spare dataset is left: new tenants wait until the server has started again, when no session is open (store.spare_slots)")
 		return store.ErrNoSpare
 	}
 	if err != nil {
@@ -67,8 +61,30 @@ func (s *spares) follow(verb string) error {
 	return err
 }
 
+// turnAway notes that somebody is turned away until the next server comes; why is logged once.
+func (s *spares) turnAway(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out.IsZero() {
+		s.out = time.Now()
+		s.log.Error(why)
+	}
+}
+
+// turned reports whether somebody was.
+func (s *spares) turned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.out.IsZero()
+}
+
 // count is how many are left.
-func (s *spares) count() int { return int(s.left.Load()) }
+func (s *spares) count() int {
+	if s.turned() {
+		return 0
+	}
+	return int(s.left.Load())
+}
 
 // few is a quarter of what there was.
 func (s *spares) few() bool { return s.left.Load()*4 <= int64(s.all) && s.all > 0 }
@@ -89,6 +105,8 @@ type replacement struct {
 	needed    bool        // a server that is not confined makes datasets itself
 	renew     func() bool // another server would serve what this one can not
 	wanted    time.Time   // since when renew says so; of watch's goroutine
+	start     time.Time
+	wait      time.Duration // how old this one is to become before it ends to be followed by one that may do better: see restarts
 	listeners []*pausable
 	busy      func() bool // a client or a command is there
 	end       func()      // drains
@@ -117,7 +135,9 @@ func (r *replacement) watch(ctx context.Context) error {
 			r.wanted = time.Now()
 		}
 		urgent := r.urgent() || renew && time.Since(r.wanted) > patience
-		if !(r.needed && r.few()) && !renew || r.busy() && !urgent {
+		few := r.needed && r.few()
+		again := (renew || r.needed && r.turned()) && time.Since(r.start) >= r.wait
+		if !few && !again || r.busy() && !urgent {
 			continue
 		}
 		for _, l := range r.listeners {
@@ -135,11 +155,11 @@ func (r *replacement) watch(ctx context.Context) error {
 			continue
 		}
 		why := "for new spare datasets"
-		if renew {
+		if again {
 			why = "to open again what failed or was not mounted"
 		}
 		r.log.Info("the server starts again, " + why)
-		if err := r.parent.Call("leave", nil, nil); err != nil {
+		if err := r.parent.Call("leave", again && !few, nil); err != nil {
 			return err
 		}
 		r.end()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,6 +60,7 @@ type supervisor struct {
 	failed    chan error  // what ready returned
 	wasReady  atomic.Bool // some generation of the server
 	untried   bool        // no probe could be made for the present one
+	restarts  restarts
 }
 
 // supervise serves until ctx is cancelled, then lets the server drain. ready is called once it serves.
@@ -286,21 +286,6 @@ func (s *supervisor) keepServing(ctx context.Context) error {
 	return nil
 }
 
-// begun is what a server is told when it starts.
-type begun struct {
-	Listeners int           `json:"listeners"`
-	Listen    []string      `json:"listen"` // of the command line, where it says any
-	Procs     int           `json:"procs"`  // the runtime in a confined process can not read the limits of its group
-	Boot      string        `json:"boot"`
-	Mode      confine.Mode  `json:"mode"`
-	Spares    int           `json:"spares"`
-	Alive     time.Duration `json:"alive"`     // how often it says that it is; 0: never
-	Metrics   bool          `json:"metrics"`   // a listener for them follows the others
-	Unmetered string        `json:"unmetered"` // why there is none, where there should be one
-	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
-	Group     bool          `json:"group"`     // may give commands, too: see package admin
-}
-
 // generation runs one server until it ends. leave says that it wanted to be followed by another one.
 func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	began := s.poolBefore()
@@ -332,7 +317,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 		return false, err
 	}
 	var leaving atomic.Bool
-	answered := make(chan error, 1)
+	answered := make(chan struct{})
 	asked, forget := context.WithCancel(context.WithoutCancel(ctx)) // what the server asks is done also while it drains
 	defer forget()
 	verbs := s.verbs(asked, &leaving, listeners, s.metrics != nil)
@@ -344,7 +329,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 			cmd.Process.Kill()
 		})
 	}
-	go func() { answered <- supervise.Serve(here, verbs) }()
+	go func() { defer close(answered); s.answer(here, verbs, cmd.Process.Kill) }()
 	ended := make(chan struct{})
 	relayed := make(chan struct{})
 	go func() { defer close(relayed); s.relay(ctx, cmd.Process, ended) }()
@@ -353,9 +338,7 @@ func (s *supervisor) generation(ctx context.Context) (leave bool, err error) {
 	<-relayed
 	forget()
 	here.Close()
-	if e := <-answered; e != nil {
-		s.log.Error("the server broke the protocol with its supervisor", "error", e.Error())
-	}
+	<-answered
 	return leaving.Load(), outcome(err)
 }
 
@@ -422,72 +405,6 @@ func (s *supervisor) relay(ctx context.Context, server *os.Process, ended <-chan
 			}
 			server.Signal(syscall.SIGTERM)
 		}
-	}
-}
-
-// verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
-func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners int, metered bool) map[string]supervise.Verb {
-	every, err := daemon.SdWatchdogEnabled(false)
-	if err != nil {
-		s.log.Warn("the service manager's watchdog is not used", "error", err.Error())
-	}
-	group, metered := s.admin.Group(), s.metrics != nil // now: hangUp takes them away
-	table := map[string]supervise.Verb{
-		"begin": func(json.RawMessage) (any, error) {
-			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered}, nil
-		},
-		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
-		"config": func(json.RawMessage) (any, error) {
-			path, text, err := readConfig(s.a.dir, s.a.config)
-			return configFile{path, text, text != nil}, err
-		},
-		"reloaded": func(json.RawMessage) (any, error) { return nil, s.reloaded() },
-		"ready": func(args json.RawMessage) (any, error) {
-			var addrs []string
-			if err := json.Unmarshal(args, &addrs); err != nil {
-				return nil, err
-			}
-			if s.wasReady.Swap(true) {
-				return nil, nil
-			}
-			daemon.SdNotify(false, daemon.SdNotifyReady)
-			if s.ready != nil {
-				go s.afterReady(addrs)
-			}
-			return nil, nil
-		},
-		"dataset": func(args json.RawMessage) (any, error) {
-			var id string
-			if err := json.Unmarshal(args, &id); err != nil {
-				return nil, err
-			}
-			err := s.spares.Take(ctx, id)
-			return s.spares.Left(), err
-		},
-		"alive": func(json.RawMessage) (any, error) {
-			_, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog)
-			return nil, err
-		},
-		"leave": func(json.RawMessage) (any, error) {
-			leaving.Store(true)
-			return nil, nil
-		},
-		"catalog": func(json.RawMessage) (any, error) { return s.catalogChanged(ctx) },
-	}
-	if s.zfs != nil {
-		for _, name := range []string{"zfs.take", "zfs.bodies", "zfs.datasets", "zfs.pool"} {
-			table[name] = zfshelper.Table(ctx, s.helper)[name]
-		}
-	}
-	return table
-}
-
-// afterReady calls ready. When that fails, all ends as by a signal.
-func (s *supervisor) afterReady(addrs []string) {
-	if err := s.ready(addrs); err != nil {
-		s.failed <- err
-		s.stop()
 	}
 }
 

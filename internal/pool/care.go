@@ -262,29 +262,41 @@ func within[T any](ctx context.Context, c *Care, ask func() (T, error)) (T, erro
 	}
 }
 
-// readMounts looks whether what should be mounted is.
-func (c *Care) readMounts(ctx context.Context, r *Reading) error {
+// Places is what the kernel says now, and no pool is asked for: whether the store's root dataset is mounted, and if it is, which tenants' datasets are, and
+// which are not, be it that there is none.
+func (c *Care) Places() (mounted bool, here, missing []string, err error) {
 	f, err := c.cfg.Mounts()
 	if err != nil {
-		return err
+		return false, nil, nil, err
 	}
-	have, err := mounts(f)
+	have, err := zfs.ReadMounts(f)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return false, nil, nil, err
 	}
-	if r.Mounted = have[c.cfg.Dir] == c.cfg.Dataset; !r.Mounted || c.cfg.Tenants == nil {
-		return nil
+	if mounted = have.Dataset(c.cfg.Dir) == c.cfg.Dataset; !mounted || c.cfg.Tenants == nil {
+		return mounted, nil, nil, nil
 	}
 	ids, err := c.cfg.Tenants()
 	if err != nil {
-		return err
+		return mounted, nil, nil, err
 	}
-	var missing []string
 	for _, id := range ids {
-		if have[filepath.Join(c.cfg.Dir, id)] != c.cfg.Dataset+"/"+id {
+		if have.Dataset(filepath.Join(c.cfg.Dir, id)) == c.cfg.Dataset+"/"+id {
+			here = append(here, id)
+		} else {
 			missing = append(missing, id)
 		}
 	}
+	return true, here, missing, nil
+}
+
+// readMounts looks whether what should be mounted is.
+func (c *Care) readMounts(ctx context.Context, r *Reading) error {
+	mounted, _, missing, err := c.Places()
+	if err != nil {
+		return err
+	}
+	r.Mounted = mounted
 	if len(missing) == 0 || r.Health == "SUSPENDED" {
 		return nil
 	}

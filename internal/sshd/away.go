@@ -5,6 +5,17 @@ import "errors"
 // ErrUnavailable is what Open returns when the tenant's storage is not there: the client is told so, and ends with exitTemporary.
 var ErrUnavailable = errors.New("storage is not available; nothing of this session is stored; try again later")
 
+// UnavailableError is ErrUnavailable for a reason that the client is told, and that it can do something about: ask the operator.
+type UnavailableError struct {
+	Text string // for the client: one line, without paths
+	Why  string // for the log
+}
+
+func (e *UnavailableError) Error() string { return e.Text + ": " + e.Why }
+
+// Is makes it an ErrUnavailable.
+func (e *UnavailableError) Is(target error) bool { return target == ErrUnavailable }
+
 // errAbandoned ends sessions whose storage went away under them.
 var errAbandoned = errors.New("storage does not answer: take nothing of this upload as stored, and try again later")
 

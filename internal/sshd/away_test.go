@@ -99,18 +99,26 @@ func TestAbandon(t *testing.T) {
 
 // A tenant whose storage is not there is told so, in one line, and with the status that means: later.
 func TestUnavailable(t *testing.T) {
-	s := start(t, nil)
-	s.access.open = func(context.Context, appendonly.Who) error {
-		return fmt.Errorf("%w: dataset tank/secret is not mounted", sshd.ErrUnavailable)
-	}
-	ses, err := s.dial().NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr strings.Builder
-	ses.Stderr = &stderr
-	var exit *gossh.ExitError
-	if err := ses.Run("x"); !errors.As(err, &exit) || exit.ExitStatus() != 75 || stderr.String() != "vaultd: error: storage is not available; nothing of this session is stored; try again later\r\n" {
-		t.Errorf("%v, %q", err, stderr.String())
+	for _, x := range []struct {
+		err  error
+		text string
+	}{
+		{fmt.Errorf("%w: dataset tank/secret is not mounted", sshd.ErrUnavailable), "storage is not available; nothing of this session is stored; try again later"},
+		{fmt.Errorf("open: %w", &sshd.UnavailableError{Text: "the vault is locked\n\x1b[2J", Why: "key of tank/secret is not loaded"}), "the vault is locked??[2J"},
+	} {
+		s := start(t, nil)
+		s.access.open = func(context.Context, appendonly.Who) error { return x.err }
+		ses, err := s.dial().NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stderr strings.Builder
+		ses.Stderr = &stderr
+		var exit *gossh.ExitError
+		if err := ses.Run("x"); !errors.As(err, &exit) || exit.ExitStatus() != 75 || stderr.String() != "vaultd: error: "+x.text+"\r\n" {
+			t.Errorf("%v, %q", err, stderr.String())
+		}
+		s.stop()
+		s.wait()
 	}
 }

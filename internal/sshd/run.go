@@ -214,6 +214,7 @@ func (r *run) abandon() {
 func exitStatus(err error, id string) (code int, line string) {
 	var exit *session.ExitError
 	var denied *appendonly.DeniedError
+	var away *UnavailableError
 	switch {
 	case err == nil:
 		return 0, ""
@@ -224,6 +225,8 @@ func exitStatus(err error, id string) (code int, line string) {
 		return exit.Code, ""
 	case errors.As(err, &denied):
 		return 77, "refused: " + oneLine(denied.Error())
+	case errors.As(err, &away):
+		return exitTemporary, "error: " + oneLine(away.Text)
 	case errors.Is(err, ErrUnavailable):
 		return exitTemporary, "error: " + ErrUnavailable.Error()
 	case errors.Is(err, appendonly.ErrReadOnly):

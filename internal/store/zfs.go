@@ -40,7 +40,7 @@ var (
 
 // What is said of a dataset that is there and can not be reached.
 var (
-	ErrLocked  error = &UnavailableError{Why: "its key is not loaded", Text: "the vault is locked: its encryption key is not loaded; its operator can unlock it"}
+	ErrLocked  error = &UnavailableError{Why: "its key is not loaded", Text: "the vault is locked: its encryption key is not loaded; its operator has to unlock it"}
 	ErrOffline error = &UnavailableError{Why: "its dataset is not mounted"}
 )
 

@@ -67,12 +67,15 @@ func Pair() (here net.Conn, there *os.File, err error) {
 	return here, there, nil
 }
 
-// Serve answers until the other side is gone, which is nil, or breaks the protocol. Several requests are answered at once; Serve returns when all
-// have ended.
-func Serve(c io.ReadWriter, verbs map[string]Verb) error { return ServeUntil(c, verbs, func() {}) }
+// Serve answers until the other side is gone, which is nil, or breaks the protocol, also by a verb that there is not: that is not answered, and nothing after
+// it, so the caller closes c. Several requests are answered at once; Serve returns when all have ended.
+func Serve(c io.ReadWriter, verbs map[string]Verb) error {
+	return ServeUntil(c, verbs, func(error) {})
+}
 
-// ServeUntil is Serve, and calls gone before it waits for those that have not ended.
-func ServeUntil(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
+// ServeUntil is Serve, and calls gone, with what it will return, before it waits for those that have not ended: they may hang, and who broke the
+// protocol is not to wait for them.
+func ServeUntil(c io.ReadWriter, verbs map[string]Verb, gone func(error)) error {
 	var all sync.WaitGroup
 	places := make(chan struct{}, maxAtOnce)
 	var mu sync.Mutex // one line at a time
@@ -95,7 +98,7 @@ func ServeUntil(c io.ReadWriter, verbs map[string]Verb, gone func()) error {
 		})
 		return nil
 	})
-	gone()
+	gone(err)
 	all.Wait()
 	return err
 }

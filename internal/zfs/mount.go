@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,29 +45,14 @@ func MountOf(fd int) (string, error) {
 	return mountSource(text, st.Mnt_id), nil
 }
 
-// mountSource finds a mount in proc(5)'s mountinfo: id, parent, device, root, mount point, options, optional fields, "-", type, source, options.
-// One that shows only a directory of a dataset (a bind mount) is none.
+// mountSource finds the dataset of a mount in a table of mounts, of which it reads one line.
 func mountSource(text []byte, id uint64) string {
 	begin := []byte(strconv.FormatUint(id, 10) + " ")
 	for line := range bytes.Lines(text) {
-		if !bytes.HasPrefix(line, begin) {
-			continue
-		}
-		f := strings.Fields(string(line))
-		if len(f) < 10 || f[3] != "/" {
-			return ""
-		}
-		for i := 6; i+2 < len(f); i++ {
-			if f[i] == "-" {
-				if f[i+1] == "zfs" {
-					return unescapeMount(f[i+2])
-				}
-				return ""
-			}
+		if bytes.HasPrefix(line, begin) {
+			m, _ := parseMount(string(line))
+			return m.Dataset()
 		}
 	}
 	return ""
 }
-
-// unescapeMount reads what the kernel writes as octal numbers (mangle in fs/proc_namespace.c); of these, names of datasets have only blanks.
-var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#").Replace

@@ -112,7 +112,7 @@ func (s *Server) serve(ctx context.Context, c net.Conn) {
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := supervise.ServeUntil(c, table, cancel); err != nil {
+	if err := supervise.ServeUntil(c, table, func(error) { cancel() }); err != nil { // which closes c
 		s.Log.Warn("zfs helper: a client broke the protocol", "uid", uid, "error", err.Error())
 	}
 }

@@ -197,7 +197,7 @@ func expire(t *testing.T, as string) {
 	if as != "" {
 		z.stop()
 		sh(t, "mkdir -p %s/expire %[1]s/run; chown -R %s %[1]s/expire; chgrp %[2]s %[1]s/run; chmod 2750 %[1]s/run; zfs allow -u %[2]s %s %s", z.dir, as, expirePowers, z.root)
-		z.serve() // which journals what is freed
+		z.serve()                                                                                                                                   // which journals what is freed
 		z.as = []string{"setpriv", "--reuid", as, "--regid", as, "--init-groups", "--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"} // as its unit has it
 	}
 	z.says(0, []string{`alice: freed 0 contents`}, "expire")
