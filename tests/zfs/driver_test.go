@@ -41,7 +41,14 @@ func zfsServer(t testing.TB, conf string) (s *server, root string) {
 func (s *server) id(name string) string {
 	s.t.Helper()
 	var reply struct{ Data struct{ ID string } }
-	must(s.t, json.Unmarshal([]byte(s.vaultd("tenant", "show", name, "--json")), &reply))
+	cmd := exec.Command(*vaultd, "tenant", "show", name, "--json", "--dir", s.dir)
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if said.Len() > 0 {
+		s.t.Logf("%s", &said)
+	}
+	must(s.t, errors.Join(err, json.Unmarshal(out, &reply)))
 	return reply.Data.ID
 }
 
@@ -312,8 +319,9 @@ func TestDriverPools(t *testing.T) {
 	}
 	must(t, os.WriteFile(src+"/big", []byte("another"), 0o644))
 	runs(t, s.rsync("-aH", src+"/", "vault:one/"))
-	s.stop()
 	id := s.id("alice")
+	s.stop()
+	t.Log(s.vaultd("tenant", "show", "alice"))
 
 	const second = "second"
 	disk := t.TempDir() + "/disk"
