@@ -1,10 +1,12 @@
 package appendonly
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"vaultd/internal/journal"
@@ -50,8 +52,12 @@ func (v *Vault) recover(tail *journal.Tail) error {
 		if err := v.repair(tail, staged, sameBoot, &rep); err != nil {
 			return err
 		}
+		level, what := slog.LevelWarn, "recovered after a crash"
+		if clean && !tail.Dirty { // symlinks are made again, whatever they were
+			level, what = slog.LevelInfo, "made the live tree sure after the machine or its pool started again"
+		}
 		if rep != (Repair{}) {
-			v.cfg.Log.Warn("recovered after a crash", "torn_bytes", rep.Torn, "voided", rep.Voided, "names_mended", rep.Tree,
+			v.cfg.Log.Log(context.Background(), level, what, "torn_bytes", rep.Torn, "voided", rep.Voided, "names_mended", rep.Tree,
 				"uploads_kept", rep.Resumed, "staged_dropped", rep.Dropped)
 		}
 		v.covered = 0
