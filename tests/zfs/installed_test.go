@@ -328,6 +328,8 @@ func TestInstalledBack(t *testing.T) {
 	step(t, "install again")
 	sh(t, "apt-get install -y %s/new.deb 2>&1", *packages)
 	eventually(t, "it serves again", func() bool { return active(t, "vaultd.service") })
+	must(t, os.WriteFile("/etc/vaultd/vaultd.toml", installedConfig(t), 0o640)) // a purge takes the configuration
+	sh(t, "systemctl restart vaultd")
 	s.push("once-more", 1000)
 	runs(t, s.sftp("get one "+s.home+"/one.back"))
 	sh(t, "cmp %s/one %[1]s/one.back", s.home)
