@@ -252,7 +252,7 @@ func (a *app) serveStore(ctx context.Context, live *liveConfig, keys []gossh.Sig
 	}
 	started := time.Now()
 	reload := func() error { return errors.Join(acc.reload(), h.spares.follow("catalog")) }
-	ops := &operations{st: st, dir: a.dir, state: state, common: func() expect.Rule { return live.config().Expect.rule() }, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
+	ops := &operations{st: st, dir: a.dir, state: state, expire: h.Expire, common: func() expect.Rule { return live.config().Expect.rule() }, reload: reload, used: func() (map[string]tenant.Use, error) { return state.LastUsed(), nil },
 		server: func() serverStatus {
 			s := door.Stats()
 			return serverStatus{Started: started.UTC(), Listen: addrs, Sessions: s.Sessions, Logins: s.Connections, Version: buildVersion(),

@@ -40,6 +40,7 @@ type operations struct {
 	reload   func() error
 	door     *sshd.Server // nil without a server
 	live     *liveConfig  // nil without a server
+	expire   int          // see begun
 }
 
 func (o *operations) calls() map[string]admin.Call {
@@ -449,7 +450,7 @@ func (a *app) local(f func(*operations) error) error {
 	if serr == nil {
 		known.state.Store(state)
 	}
-	o := &operations{st: st, dir: a.dir, state: state, common: conf.Expect.rule, reload: st.Reload, used: func() (map[string]tenant.Use, error) {
+	o := &operations{st: st, dir: a.dir, state: state, expire: -1, common: conf.Expect.rule, reload: st.Reload, used: func() (map[string]tenant.Use, error) {
 		if serr != nil {
 			return nil, serr
 		}

@@ -30,6 +30,21 @@ type begun struct {
 	Pool      bool          `json:"pool"`      // news of it come over one more descriptor, behind all listeners'
 	Group     bool          `json:"group"`     // may give commands, too: see package admin
 	Wait      time.Duration `json:"wait"`      // see restarts
+	Expire    int           `json:"expire"`    // the user that frees; -1: who has expire/
+}
+
+// expireUID is the user of a service of its own that frees, -1 where there is none: the unit of the server hides expire/ from it, and a confined process can
+// not look names of users up.
+func (s *supervisor) expireUID() int {
+	if s.conf.Expire.User == "" {
+		return -1
+	}
+	as, err := lookUp("expire.user", s.conf.Expire.User)
+	if err != nil {
+		s.log.Error("nobody but root can say what was freed", "error", err.Error())
+		return 0
+	}
+	return as.uid
 }
 
 // verbs are what a server can ask of its supervisor, and all that code execution in it can: see package supervise.
@@ -43,7 +58,7 @@ func (s *supervisor) verbs(ctx context.Context, leaving *atomic.Bool, listeners 
 	table := map[string]supervise.Verb{
 		"begin": func(json.RawMessage) (any, error) {
 			return begun{Listeners: listeners, Listen: s.a.listen, Procs: s.procs, Boot: s.bootName(), Pool: s.care != nil, Mode: confine.Mode(s.conf.Confine), Spares: s.spares.Left(),
-				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered, Wait: wait}, nil
+				Alive: every / 3, Group: group, Metrics: metered, Unmetered: s.unmetered, Wait: wait, Expire: s.expireUID()}, nil
 		},
 		"metrics": func(json.RawMessage) (any, error) { return s.a.readScrapeFiles() },
 		"config": func(json.RawMessage) (any, error) {
