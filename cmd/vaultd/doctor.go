@@ -88,6 +88,9 @@ func (d *doctor) examine(ctx context.Context) {
 	d.clock()
 	d.pool(ctx)
 	d.zfs(ctx)
+	if d.conf.ZFS.Dataset != "" {
+		d.propagation()
+	}
 	d.disk()
 	d.owners()
 	d.tenants()
