@@ -34,6 +34,11 @@ func (f *facts) hook(c store.Config) store.Config {
 			s.m.Snapshot("create", 1, err)
 		}
 	}
+	c.Embodied = func(_ string, err error) {
+		if s := f.count.Load(); s != nil {
+			s.m.Snapshot("hold", 1, err)
+		}
+	}
 	return c
 }
 

@@ -128,6 +128,21 @@ func (u *metering) look(now time.Time) error {
 	return nil
 }
 
+// hold finds out what only snapshots hold, on ZFS.
+func (u *metering) hold(ctx context.Context) error {
+	held, err := u.st.Held(ctx)
+	if err != nil || held == nil {
+		return err
+	}
+	facts := u.state.Facts()
+	for _, t := range u.st.Tenants().Tenants() {
+		if n := held[t.ID]; n != facts[t.ID].Usage.Snapshot {
+			u.state.Update(t.ID, func(k *inventory.Facts) { k.Usage.Snapshot = n })
+		}
+	}
+	return nil
+}
+
 // forecast is the day on which a tenant is full, as things go; zero: it is not known, or never.
 func (u *metering) forecast(id string) time.Time {
 	t, ok := u.st.Tenants().TenantByID(id)
@@ -150,12 +165,15 @@ func (u *metering) run(ctx context.Context) error {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	last := time.Now()
-	kept, looked := last, time.Time{}
+	kept, looked, held := last, time.Time{}, time.Time{}
 	for {
 		begin := time.Now()
 		var err error
 		if looked.IsZero() || begin.Sub(looked) >= growthEvery {
 			err, looked = u.look(begin), begin
+		}
+		if held.IsZero() || begin.Sub(held) >= keepEvery {
+			err, held = errors.Join(err, u.hold(ctx)), begin
 		}
 		if begin.Sub(kept) >= keepEvery {
 			err, kept = errors.Join(err, u.keep()), begin

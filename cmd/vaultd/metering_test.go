@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/snapshot"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
 )
@@ -24,6 +25,8 @@ type metered struct {
 	state *tenant.State
 	meter *metering
 	id    string
+
+	bodies store.Bodies
 }
 
 func newMetered(t *testing.T, q tenant.Quota) *metered {
@@ -41,7 +44,7 @@ func newMetered(t *testing.T, q tenant.Quota) *metered {
 func (m *metered) open() {
 	known := new(facts)
 	var err error
-	m.st, err = store.Open(m.dir, known.hook(store.Config{}))
+	m.st, err = store.Open(m.dir, known.hook(store.Config{Bodies: m.bodies}))
 	must(m.t, err)
 	m.state, err = tenant.OpenState(store.ServerDir(m.dir), tenant.StateOptions{})
 	must(m.t, err)
@@ -122,6 +125,38 @@ func TestSoftQuotaLapses(t *testing.T) {
 	must(t, m.st.Reload())
 	minutes(1)
 	must(t, m.put("e", 1<<10))
+}
+
+// heldBodies are of tenants whose snapshots get none any more.
+type heldBodies map[string]int64
+
+func (heldBodies) Gives(string) bool { return false }
+
+func (heldBodies) Take(context.Context, []snapshot.Instant, time.Duration) ([]snapshot.Body, error) {
+	return nil, errors.New("not asked for")
+}
+
+func (h heldBodies) Held(context.Context) (map[string]int64, error) { return h, nil }
+
+// What only snapshots hold is told, kept, and not charged.
+func TestHeldBySnapshots(t *testing.T) {
+	m := newMetered(t, tenant.Quota{})
+	m.close()
+	m.bodies = heldBodies{m.id: 7 << 30, "t-gone": 1}
+	m.open()
+	must(t, m.put("a", 1000))
+	must(t, m.meter.hold(t.Context()))
+	m.close()
+	m.bodies = nil
+	m.open()
+	must(t, m.put("b", 1000)) // what else is told of its usage leaves it
+	u := m.state.FactsOf(m.id).Usage
+	if u.Snapshot != 7<<30 || usageFromFacts(u).Snapshots != 7<<30 || usageFromFacts(u).Used() > 1<<20 || u.Used() > 1<<20 {
+		t.Errorf("%+v", u)
+	}
+	if _, there := m.state.Facts()["t-gone"]; there {
+		t.Error("nobody is called t-gone")
+	}
 }
 
 func mustTenant(t *testing.T, st *store.Store) tenant.Tenant {

@@ -110,8 +110,9 @@ func New(src Sources, scope Scope) *Metrics {
 		m.sessionsTotal.WithLabelValues(p)
 	}
 	for _, r := range []string{"ok", "failed"} {
-		m.snapshotOps.WithLabelValues("create", r)
-		m.snapshotOps.WithLabelValues("expire", r)
+		for _, operation := range []string{"create", "expire", "hold"} {
+			m.snapshotOps.WithLabelValues(operation, r)
+		}
 	}
 	return m
 }

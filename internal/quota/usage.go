@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// Usage is what a tenant has stored, in bytes charged; the parts are disjoint.
+// Usage is what a tenant has stored, in bytes; the parts are disjoint.
 type Usage struct {
 	Live      int64 `json:"live"`
 	Versions  int64 `json:"versions"` // kept versions, and the journal's records of them
 	Staging   int64 `json:"staging"`
-	Snapshots int64 `json:"snapshots"` // what only file system snapshots hold, where that is charged
+	Snapshots int64 `json:"snapshots"` // what only file system snapshots hold: told, and not charged
 }
 
-// Used is what is charged in all.
-func (u Usage) Used() int64 { return add(add(u.Live, u.Versions), add(u.Staging, u.Snapshots)) }
+// Used is what is charged in all. What the operator's snapshots hold beyond it no tenant can do anything about.
+func (u Usage) Used() int64 { return add(add(u.Live, u.Versions), u.Staging) }
 
 func (u Usage) parts() [4]int64 { return [4]int64{u.Live, u.Versions, u.Staging, u.Snapshots} }
 

@@ -214,10 +214,21 @@ func (s *Store) embody(ctx context.Context, batch []*standing) {
 			p.body = &b
 			p.failed = s.noteBody(b)
 		}
+		if s.cfg.Embodied != nil {
+			s.cfg.Embodied(p.t.ID, p.failed)
+		}
 		if p.failed != nil {
 			s.cfg.Log.Error("snapshot has no body and is a record in the journal alone", "tenant", p.t.Name, "snapshot", p.info.Name, "error", p.failed.Error())
 		}
 	}
+}
+
+// Held is how many bytes only snapshots hold, by tenant; nil where snapshots have no bodies.
+func (s *Store) Held(ctx context.Context) (map[string]int64, error) {
+	if s.cfg.Bodies == nil {
+		return nil, nil
+	}
+	return s.cfg.Bodies.Held(ctx)
 }
 
 // noteBody remembers a body that was read back, with the tenant's derived data: a line of JSON.

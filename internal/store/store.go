@@ -57,6 +57,8 @@ type Bodies interface {
 	// Take makes the bodies of a batch in one transaction of the file system, holds them and reads them back; the names of all its
 	// tenants stand still for within. An error is about all of them; what is not in the result has no body.
 	Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error)
+	// Held is how many bytes only bodies hold, by tenant: contents that were freed since.
+	Held(ctx context.Context) (map[string]int64, error)
 }
 
 // Directory is the embedded default: a dataset is a directory. Its snapshots are journal records, without bodies.
@@ -94,9 +96,10 @@ type Config struct {
 	Seen     func(id string, v *appendonly.Vault)
 	Verified func(id string, v Verification)
 	// Read is told, while a verification goes on, what was read again since the last time and what of that was wrong; Snapshotted of each snapshot that
-	// was taken, or was not. They must not wait. nil: nobody asks.
+	// was taken, or was not; Embodied of each that was to get a body, which is held, or why it got none. They must not wait. nil: nobody asks.
 	Read        func(id string, bytes, wrong int64)
 	Snapshotted func(id, kind string, err error)
+	Embodied    func(id string, err error)
 	Boot        string // of the machine, as BootID says; "": Open asks
 	// Available says why the storage of a tenant can not be used: *UnavailableError. It is asked before each use, and must not touch
 	// that storage, which may hang. nil: it always can.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -154,6 +155,19 @@ func (z *ZFS) why(id string) error {
 // Take implements Bodies.
 func (z *ZFS) Take(ctx context.Context, batch []snapshot.Instant, within time.Duration) ([]snapshot.Body, error) {
 	return z.Verbs.Take(ctx, batch, within)
+}
+
+// Held implements Bodies: one look at all datasets.
+func (z *ZFS) Held(ctx context.Context) (map[string]int64, error) {
+	all, err := z.Verbs.Datasets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]int64, len(all))
+	for _, d := range all {
+		out[d.ID] = int64(min(d.UsedBySnapshots, math.MaxInt64))
+	}
+	return out, nil
 }
 
 // Space is what is free in the pool for all tenants together: a tenant's own file system knows its refquota only.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,7 +47,15 @@ func TestBatch(t *testing.T) {
 	for n := range 30 {
 		names = append(names, fmt.Sprintf("tenant%d", n))
 	}
-	s, _, fake := zfsStore(t, store.Config{Now: c.Now}, append(names, "idle")...)
+	var held, bodiless atomic.Int64
+	told := func(_ string, err error) {
+		if err == nil {
+			held.Add(1)
+		} else {
+			bodiless.Add(1)
+		}
+	}
+	s, z, fake := zfsStore(t, store.Config{Now: c.Now, Embodied: told}, append(names, "idle")...)
 	run(t, s) // a new store owes nothing
 	for _, n := range names {
 		ok(t, push(t, s, find(t, s, n).ID, "k", "a", "a")) // with a snapshot at its end
@@ -110,6 +119,14 @@ func TestBatch(t *testing.T) {
 	c.add(time.Hour)
 	runUntil(t, s, func() bool { return bodiesOf(t, s, "tenant3") == 2 })
 	ok(t, push(t, s, x.ID, "k", "c", "c")) // names move
+	if held.Load() != 31 || bodiless.Load() != 1 {
+		t.Errorf("told of %d bodies, and of %d that failed", held.Load(), bodiless.Load())
+	}
+	only, err := z.Held(t.Context())
+	ok(t, err)
+	if _, there := only[x.ID]; !there {
+		t.Errorf("what only snapshots hold: %v", only)
+	}
 }
 
 func bodiesOf(t *testing.T, s *store.Store, name string) int {
