@@ -349,7 +349,7 @@ func (s *supervisor) prepareDatasets(ctx context.Context) error {
 		return err
 	}
 	for _, path := range spoiled {
-		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, or its tenant's entry is lost (vaultd adopt); it is not used", "path", path)
+		s.log.Error("a dataset is neither a tenant's nor as it was made: somebody wrote to it, its tenant's entry is lost (vaultd adopt), or it was made before encryption was switched on; it is not used", "path", path)
 	}
 	err = s.layout.MakeProbe()
 	s.untried = err != nil

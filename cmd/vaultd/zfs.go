@@ -114,7 +114,7 @@ func (a *app) driver(conf *Config, verbs zfshelper.Verbs) (*store.ZFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow, MountedAt: a.mountedAt}, nil
+	return &store.ZFS{Dataset: conf.ZFS.Dataset, Dir: dir, Verbs: verbs, Tenants: a.tenantsNow, Encrypt: conf.ZFS.Encryption == "on", MountedAt: a.mountedAt}, nil
 }
 
 // waits reports whether a tenant is in former/, and waits to be moved into its dataset.

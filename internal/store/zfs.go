@@ -30,6 +30,7 @@ type ZFS struct {
 	Dir     string // where it is mounted: tenants/ in the store
 	Verbs   zfshelper.Verbs
 	Tenants func() *tenant.Snapshot // for refquotas
+	Encrypt bool                    // new datasets are encrypted: a spare that is not is given to nobody
 
 	MountedAt func(dir string) (dataset string, err error) // nil: zfs.MountedAt
 }

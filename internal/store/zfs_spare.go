@@ -41,7 +41,8 @@ func ids(snap *tenant.Snapshot) map[string]bool {
 }
 
 // Prepare makes n spares, and the datasets of tenants that have none yet; it is called while no server runs. spoiled are datasets that are
-// neither a tenant's nor as they were made: a server wrote to them, or their tenant's entry was lost (vaultd adopt). They are given to nobody.
+// neither a tenant's nor as they were made: a server wrote to them, or their tenant's entry was lost (vaultd adopt); or they are not encrypted, and new
+// ones are. They are given to nobody.
 func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err error) {
 	snap, err := s.catalog.Snapshot()
 	if err != nil {
@@ -64,6 +65,13 @@ func (s *ZFSSpares) Prepare(ctx context.Context, n int) (spoiled []string, err e
 		case known[d.ID]:
 			if s.layOut(path) == nil {
 				made[d.ID] = path
+			}
+		case s.zfs.Encrypt && d.Encryption == "off": // made before encryption was switched on
+			spoiled = append(spoiled, path)
+			if volume.Untouched(path) { // a tenant that comes takes it for one that somebody wrote to
+				if err := os.WriteFile(filepath.Join(path, "staging", "made-before-encryption"), nil, 0o600); err != nil {
+					return nil, err
+				}
 			}
 		case volume.Untouched(path) || s.layOut(path) == nil && volume.Untouched(path):
 			made[d.ID] = path

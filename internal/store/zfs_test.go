@@ -256,6 +256,18 @@ func TestZFSSpares(t *testing.T) {
 	if len(spoiled) != 1 || !strings.HasSuffix(spoiled[0], next) || sp.Left() != 2 {
 		t.Errorf("spoiled: %v; %d are left", spoiled, sp.Left())
 	}
+	// Encryption is switched on: what was made before is given to nobody.
+	z.Encrypt = true
+	snap, err = db.Snapshot()
+	ok(t, err)
+	plain, err := z.FreshID(snap, nil)
+	ok(t, err)
+	before := len(spoiled)
+	spoiled, err = sp.Prepare(t.Context(), 0)
+	ok(t, err)
+	if id, err := z.FreshID(snap, nil); plain == "" || id != "" || err != nil || len(spoiled) < before+2 {
+		t.Errorf("%q is given, it was %q; %v; spoiled: %v", id, plain, err, spoiled)
+	}
 	fake.Change(func(st *zfstest.State) {
 		for name, d := range st.Datasets {
 			if strings.HasPrefix(name, zfsRoot+"/") && d.Properties["quota"] != "" {

@@ -6,7 +6,7 @@
 //	vaultd_test.go   the real program on a dataset, with real clients
 //	expire_test.go   how snapshots and datasets end
 //	attackers_test.go  who can do what: attackers.go has the table, docs/zfs-attackers.md shows it
-//	power_test.go    the power is cut in the middle of a push
+//	power_test.go    the power is cut, and the server killed, in the middle of pushes and snapshots
 //
 // Outside of the machine they fail and never skip.
 package zfs
