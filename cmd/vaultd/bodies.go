@@ -238,7 +238,7 @@ func (e ending) Remove(ctx context.Context) error {
 	if err != nil && !errors.Is(err, zfs.ErrNotExist) { // an earlier run did it
 		return err
 	}
-	if err := e.forgetKey(filepath.Join(conf.ZFS.Keys, e.id+".key")); err != nil {
+	if err := e.forgetKey(ctx, conf); err != nil {
 		return err
 	}
 	return volume.Remove(cmp.Or(at.dir, e.dir)) // the mountpoint, if it is still there
@@ -257,8 +257,15 @@ func endDataset(ctx context.Context, conf *Config, client *zfs.Client, d *zfs.Da
 	return client.DestroyUnmounted(ctx, d.Name, d.GUID)
 }
 
-// forgetKey removes the file of a key that opens nothing any more. Where expire is a user of its own, keys are out of its reach: root is told.
-func (e ending) forgetKey(path string) error {
+// forgetKey removes the file of a key that opens nothing any more. Where expire is a user of its own, keys are out of its reach: the helper, which looks for
+// itself, does it.
+func (e ending) forgetKey(ctx context.Context, conf *Config) error {
+	if conf.ZFS.Helper != "" {
+		socket := &zfshelper.Socket{Path: conf.ZFS.Helper}
+		defer socket.Close()
+		return (zfshelper.Remote{Caller: socket}).Forget(ctx, e.id)
+	}
+	path := filepath.Join(conf.ZFS.Keys, e.id+".key")
 	err := os.Remove(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -89,7 +89,7 @@ func statOwner(path string) (st unix.Stat_t, err error) {
 
 func (a *app) helperConfig(c *Config, client *zfs.Client, dir string, uid, gid int, log *slog.Logger) zfshelper.Config {
 	h := zfshelper.Config{Client: client, Dataset: c.ZFS.Dataset, Dir: dir, UID: uid, GID: gid, Compression: c.ZFS.Compression,
-		RecordSize: uint64(c.ZFS.RecordSize), KeyDir: c.ZFS.Keys, Encrypt: c.ZFS.Encryption == "on", Log: log,
+		RecordSize: uint64(c.ZFS.RecordSize), KeyDir: c.ZFS.Keys, Encrypt: c.ZFS.Encryption == "on", Former: filepath.Join(filepath.Dir(dir), formerDir), Log: log,
 		RootOwned: c.Store.User != ""} // see shares
 	if a.mounts != nil {
 		h.MountOf = a.mounts.MountOf

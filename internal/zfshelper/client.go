@@ -106,6 +106,12 @@ func (r Remote) Unmount(ctx context.Context, id string) error {
 	return err
 }
 
+// Forget implements Leaver.
+func (r Remote) Forget(ctx context.Context, id string) error {
+	_, err := ask[nothing](ctx, r, "zfs.forget", idRequest{id})
+	return err
+}
+
 // ErrNoHelper says that nobody answers on the helper's socket.
 var ErrNoHelper = errors.New("the ZFS helper does not answer (vaultd zfs-helper)")
 

@@ -9,7 +9,7 @@
 //
 //   - no verb destroys, rolls back, renames, releases, sends or lowers anything, sets a property that is asked for, or touches a dataset that
 //     is not directly below the one that Config names; nothing is unmounted but the dataset of a tenant whose removal is due, once it is empty,
-//     and that only for the expire process (Leaver);
+//     and that only for the expire process (Leaver), as is the end of its key, once the dataset is destroyed;
 //   - names of datasets and mount points are made here, of tenants' ids and snapshots' names, which are checked; a dataset that is there
 //     is never made again, and a snapshot never replaced;
 //   - nothing is made while the root dataset is not mounted where tenants belong: no byte lands below a mount point;

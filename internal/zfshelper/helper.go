@@ -39,6 +39,7 @@ type Config struct {
 	RecordSize  uint64
 	Encrypt     bool   // new datasets have keys of their own
 	KeyDir      string // where keys are: ID.key
+	Former      string // where tenants wait to be moved into their datasets, by ID: their keys stay; "": nobody does
 
 	Removed func(id string) (bool, error) // whether a tenant's removal is due, by the catalog; nil: nobody's is
 	Empty   func(dir string) error        // what Unmount finds in a dataset; required with Removed

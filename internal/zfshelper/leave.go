@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"vaultd/internal/zfs"
@@ -19,17 +22,7 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	}
 	h.changing.Lock()
 	defer h.changing.Unlock()
-	due := false
-	if h.cfg.Removed != nil {
-		var err error
-		if due, err = h.cfg.Removed(id); err != nil {
-			return err
-		}
-	}
-	if !due {
-		return fmt.Errorf("unmount dataset of %s: %w", id, ErrKept)
-	}
-	root, err := h.open(h.cfg.Dir, h.cfg.Dataset) // else what is looked into is not where it belongs
+	root, err := h.due(id)
 	if err != nil {
 		return err
 	}
@@ -52,6 +45,59 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	}
 	h.cfg.Log.Info("dataset of a removed tenant unmounted", "dataset", h.dataset(id))
 	return nil
+}
+
+// due opens the directory of all tenants where the removal of one is due, by the catalog. Without the root dataset, what is looked for is not where
+// it belongs. h.changing is held.
+func (h *Helper) due(id string) (root *os.File, err error) {
+	due := false
+	if h.cfg.Removed != nil {
+		if due, err = h.cfg.Removed(id); err != nil {
+			return nil, err
+		}
+	}
+	if !due {
+		return nil, fmt.Errorf("end dataset of %s: %w", id, ErrKept)
+	}
+	return h.open(h.cfg.Dir, h.cfg.Dataset)
+}
+
+// Forget implements Leaver. The dataset was destroyed by expire, which can not reach keys; with the key, what the disks and raw copies still have of it
+// can be read no more.
+func (h *Helper) Forget(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	h.changing.Lock()
+	defer h.changing.Unlock()
+	root, err := h.due(id)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	switch _, err := h.cfg.Client.Get(ctx, h.dataset(id)); {
+	case err == nil:
+		return fmt.Errorf("forget key of %s: its dataset is there: %w", id, ErrKept)
+	case !errors.Is(err, zfs.ErrNotExist):
+		return err
+	}
+	if h.cfg.Former != "" {
+		if _, err := os.Lstat(filepath.Join(h.cfg.Former, id)); !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fmt.Errorf("forget key of %s: it waits to be moved: %w", id, ErrKept), err)
+		}
+	}
+	if h.cfg.KeyDir == "" {
+		return nil
+	}
+	path := filepath.Join(h.cfg.KeyDir, id+".key")
+	switch err := os.Remove(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("forget key: %w", err)
+	}
+	h.cfg.Log.Warn("key of a removed tenant's dataset, which is destroyed, removed", "dataset", h.dataset(id), "key", path)
+	return syncDir(h.cfg.KeyDir)
 }
 
 // leaveProperty is how a helper that can not unmount says to the mounter which dataset it is that expire has done with, and how that one says

@@ -76,6 +76,55 @@ func TestUnmountHostile(t *testing.T) {
 	wants(t, "a helper that asks no catalog", h.Unmount(ctx, tenantID(2)), zfshelper.ErrKept)
 }
 
+// A key goes when the dataset is gone of a tenant that the catalog says is removed, and at no other time.
+func TestForget(t *testing.T) {
+	keys, former := t.TempDir(), t.TempDir()
+	removed := map[string]bool{}
+	h, fake, _ := newHelper(t, func(c *zfshelper.Config) {
+		c.Encrypt, c.KeyDir, c.Former = true, keys, former
+		c.Removed = func(id string) (bool, error) { return removed[id], nil }
+		c.Empty = func(dir string) error { return nil }
+	})
+	ctx := t.Context()
+	id, other := tenantID(1), tenantID(2)
+	must(t, h.Create(ctx, id, 0))
+	must(t, h.Create(ctx, other, 0))
+	r := remote(t, serveExpire(t, h))
+	there := func(want bool) {
+		t.Helper()
+		if _, err := os.Stat(filepath.Join(keys, id+".key")); (err == nil) != want {
+			t.Errorf("the key: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(keys, other+".key")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "..", "../" + id, id + "/../" + other, id + ".key"} {
+		wants(t, "forget "+bad, r.Forget(ctx, bad), zfshelper.ErrInvalid)
+	}
+	wants(t, "not removed", r.Forget(ctx, id), zfshelper.ErrKept)
+	removed[id] = true
+	wants(t, "its dataset is there", r.Forget(ctx, id), zfshelper.ErrKept)
+	there(true)
+	fake.Change(func(s *zfstest.State) { delete(s.Datasets, root+"/"+id) })
+	must(t, os.Mkdir(filepath.Join(former, id), 0o700))
+	wants(t, "it waits to be moved", r.Forget(ctx, id), zfshelper.ErrKept)
+	must(t, os.Remove(filepath.Join(former, id)))
+	fake.Change(func(s *zfstest.State) { s.Datasets[root].Mounted = false })
+	wants(t, "the root is not mounted", r.Forget(ctx, id), zfshelper.ErrAbsent)
+	fake.Change(func(s *zfstest.State) {
+		s.Datasets[root].Mounted, s.Fail = true, map[string]string{"get": "cannot open: pool I/O is currently suspended", "list": "cannot open: pool I/O is currently suspended"}
+	})
+	if err := r.Forget(ctx, id); err == nil {
+		t.Error("nobody could say whether the dataset is there")
+	}
+	there(true)
+	fake.Change(func(s *zfstest.State) { s.Fail = nil })
+	must(t, r.Forget(ctx, id))
+	there(false)
+	must(t, r.Forget(ctx, id))
+}
+
 // serveExpire answers as an installed helper does.
 func serveExpire(t testing.TB, h *zfshelper.Helper) string {
 	return serveAs(t, &zfshelper.Server{Verbs: h, UID: 1000, Leaver: h, Expire: 1001})
@@ -86,7 +135,8 @@ func TestVerbsOfUsers(t *testing.T) {
 	h, _, _ := newHelper(t, nil)
 	s := &zfshelper.Server{Verbs: h, UID: 1000, Leaver: h, Expire: 1001}
 	all := "zfs.bodies zfs.create zfs.datasets zfs.load zfs.pool zfs.raise zfs.scrub zfs.take zfs.top"
-	for uid, want := range map[uint32]string{0: all + " zfs.unmount", 1000: all, 1001: "zfs.unmount", 1002: ""} {
+	roots := strings.Replace(all, "zfs.datasets", "zfs.datasets zfs.forget", 1) + " zfs.unmount"
+	for uid, want := range map[uint32]string{0: roots, 1000: all, 1001: "zfs.forget zfs.unmount", 1002: ""} {
 		if got := strings.Join(s.VerbsFor(uid), " "); got != want {
 			t.Errorf("user %d: %s", uid, got)
 		}

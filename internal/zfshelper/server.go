@@ -125,6 +125,7 @@ func (s *Server) table(ctx context.Context, uid uint32) map[string]supervise.Ver
 	}
 	if s.Leaver != nil && (uid == 0 || uid == s.Expire) {
 		table["zfs.unmount"] = handle(func(r idRequest) (nothing, error) { return nothing{}, s.Leaver.Unmount(ctx, r.ID) })
+		table["zfs.forget"] = handle(func(r idRequest) (nothing, error) { return nothing{}, s.Leaver.Forget(ctx, r.ID) })
 	}
 	return table
 }

@@ -41,6 +41,9 @@ type Leaver interface {
 	// Unmount unmounts the dataset of a tenant whose removal is due by the catalog, that is found empty while nobody can write to it, and that has no
 	// snapshot (ErrKept, zfs.ErrDependent, zfs.ErrBusy). It destroys nothing. One that is not there is fs.ErrNotExist.
 	Unmount(ctx context.Context, id string) error
+	// Forget removes the file of the key of a dataset that is destroyed: of a tenant whose removal is due by the catalog, that has no dataset and waits for
+	// none (ErrKept). One that is not there is no error.
+	Forget(ctx context.Context, id string) error
 }
 
 // Dataset is a tenant's dataset. Sizes are bytes.

@@ -437,7 +437,7 @@ func browse(t testing.TB, s *server) {
 // TestInstalledRemoval is the end of a tenant on that machine: no root's hand, and the dataset goes, beside a server and an expire service that run.
 func TestInstalledRemoval(t *testing.T) {
 	s := installed(t)
-	sh(t, `sed -i 's/^\[expire\]$/[expire]\ncool_down = "1h"/; s/^\[store\]$/[store]\nsegment_interval = "1s"/' /etc/vaultd/vaultd.toml; systemctl restart vaultd`)
+	sh(t, `sed -i 's/^\[expire\]$/[expire]\ncool_down = "1h"/; s/^\[store\]$/[store]\nsegment_interval = "1s"/; s/^\[zfs\]$/[zfs]\nencryption = "on"/' /etc/vaultd/vaultd.toml; vaultd init --pool %s --yes; systemctl restart vaultd-zfs vaultd`, *pool)
 	eventually(t, "it runs", func() bool { return active(t, "vaultd.service") && active(t, "vaultd-expire.service") })
 	s.know()
 	sh(t, "ssh-keygen -q -t ed25519 -N '' -f %[1]s/gone; sed 's/User alice/User gone/; s,%[1]s/key,%[1]s/gone,' %[1]s/ssh.conf >%[1]s/gone.conf", s.home)
@@ -446,6 +446,10 @@ func TestInstalledRemoval(t *testing.T) {
 	z := &zstore{server: s, id: s.id("gone")}
 	ds := *pool + "/vaultd/" + z.id
 	sh(t, "vaultd snapshot create gone --name last; zfs list %s@vaultd-last", ds)
+	key := "/etc/vaultd/keys/" + z.id + ".key"
+	if got := sh(t, "zfs get -Ho value encryption %s; stat -c '%%U %%a' %s", ds, key); got != "aes-256-gcm\nroot 400" {
+		t.Errorf("its key: %s", got)
+	}
 	sh(t, "vaultd expire gone; vaultd tenant remove gone --confirm gone --reason 'left us'; date -s '+90 minutes'")
 	for began := time.Now(); ; time.Sleep(2 * time.Second) {
 		out, err := exec.Command("vaultd", "expire", "gone").CombinedOutput()
@@ -460,6 +464,7 @@ func TestInstalledRemoval(t *testing.T) {
 	}
 	refused(t, "does not exist", "zfs list %s", ds)
 	refused(t, "No such file", "ls -d %s/tenants/%s", installedStore, z.id)
+	refused(t, "No such file", "ls %s", key) // nor the disks can be read any more
 	if got := sh(t, "journalctl --no-pager -b -u vaultd-zfs-mount"); !strings.Contains(got, "dataset of a removed tenant unmounted") {
 		t.Errorf("not by the mounter:\n%s", got)
 	}
