@@ -17,9 +17,6 @@ var _ Leaver = (*Helper)(nil)
 // Unmount implements Leaver. Who asks is believed in nothing: the catalog is read here, and it is root's; the dataset is looked into here, mounted
 // read-only. Datasets that are not mounted are not served, so who could have this done to a tenant that is not removed could take its service away.
 func (h *Helper) Unmount(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
 	h.changing.Lock()
 	defer h.changing.Unlock()
 	root, err := h.due(id)
@@ -50,6 +47,9 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 // due opens the directory of all tenants where the removal of one is due, by the catalog. Without the root dataset, what is looked for is not where
 // it belongs. h.changing is held.
 func (h *Helper) due(id string) (root *os.File, err error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
 	due := false
 	if h.cfg.Removed != nil {
 		if due, err = h.cfg.Removed(id); err != nil {
@@ -65,9 +65,6 @@ func (h *Helper) due(id string) (root *os.File, err error) {
 // Forget implements Leaver. The dataset was destroyed by expire, which can not reach keys; with the key, what the disks and raw copies still have of it
 // can be read no more.
 func (h *Helper) Forget(ctx context.Context, id string) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
 	h.changing.Lock()
 	defer h.changing.Unlock()
 	root, err := h.due(id)

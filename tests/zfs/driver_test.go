@@ -235,6 +235,23 @@ func TestDriverHelper(t *testing.T) {
 	s.stop()
 }
 
+// moved wants all of a tenant that was pushed before, during and after a move, what the snapshot before shows, and new snapshots to have bodies.
+func (s *server) moved(src string) {
+	t := s.t
+	t.Helper()
+	for _, name := range []string{"one", "two", "three"} {
+		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
+		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
+	}
+	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
+	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
+		t.Errorf("the past: %d bytes, %v", len(b), err)
+	}
+	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
+		t.Errorf("a snapshot after the move: %s", out)
+	}
+}
+
 // A store of directories goes to ZFS: its tenants are served from where they were until each is moved, and nothing is lost on the way. A dataset
 // whose catalog is lost is adopted, with the policy and the keys that travel in it.
 func TestDriverMove(t *testing.T) {
@@ -264,17 +281,7 @@ func TestDriverMove(t *testing.T) {
 	if got := sh(t, "zfs get -Hp -o value refquota %s/%s; ls -d %s/tenants/%[2]s/files/three", root, id, s.dir); !strings.HasPrefix(got, "135266304") {
 		t.Errorf("the dataset: %s", got)
 	}
-	for _, name := range []string{"one", "two", "three"} {
-		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
-		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
-	}
-	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
-	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
-		t.Errorf("the past: %d bytes, %v", len(b), err)
-	}
-	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
-		t.Errorf("a snapshot after the move: %s", out)
-	}
+	s.moved(src)
 	s.vaultd("journal", "verify")
 	s.vaultd("verify")
 	if out := s.vaultd("audit"); !strings.Contains(out, "tenant move") {
@@ -337,17 +344,7 @@ func TestDriverPools(t *testing.T) {
 		t.Errorf("where they are: %s", got)
 	}
 	sh(t, "ls -d %s/tenants/%s/files/three; test ! -e %[1]s/former/%[2]s", s.dir, id)
-	for _, name := range []string{"one", "two", "three"} {
-		runs(t, s.rsync("-aH", "vault:"+name+"/", s.home+"/"+name+"/"))
-		sh(t, "diff -r --no-dereference %s %s/%s", src, s.home, name)
-	}
-	runs(t, s.sftp("get /.vault/snapshots/before/one/big "+s.home+"/old"))
-	if b, err := os.ReadFile(s.home + "/old"); err != nil || string(b) != string(noise("big", 6<<20)) {
-		t.Errorf("the past: %d bytes, %v", len(b), err)
-	}
-	if out := s.vaultd("snapshot", "create", "alice", "--name", "after", "--json"); !strings.Contains(out, `"createtxg"`) {
-		t.Errorf("a snapshot after the move: %s", out)
-	}
+	s.moved(src)
 	s.vaultd("journal", "verify")
 	s.vaultd("verify")
 	s.stop()
