@@ -2,10 +2,15 @@ package zfs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"strings"
 	"testing"
+	"time"
 
+	"vaultd/internal/snapshot"
 	"vaultd/internal/zfs"
+	"vaultd/internal/zfshelper"
 )
 
 // A channel program makes the snapshots of a batch in one transaction, each with properties of its own, all or none, with what was written just now.
@@ -38,4 +43,38 @@ func TestTakeEach(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("one of two: %v", err)
 	}
+}
+
+// The bodies of a hundred tenants are one process and one transaction; three more, however many there are, hold them and read them back.
+func TestTakeHundred(t *testing.T) {
+	ds, dir := dataset(t, "")
+	sh(t, "for i in a b c d e f g h i j; do for j in a b c d e f g h i j; do zfs create -o canmount=off %s/t-aaaaaaaaaa$i$j; done; done", ds)
+	processes := map[string]int{}
+	c, err := zfs.New(zfs.Config{Timeout: 5 * time.Minute, Log: func(argv []string) { processes[argv[1]]++ }})
+	must(t, err)
+	h, err := zfshelper.New(zfshelper.Config{Client: c, Dataset: ds, Dir: dir, Compression: "lz4", RecordSize: 128 << 10})
+	must(t, err)
+	var batch []snapshot.Instant
+	var names []string
+	for n := range 100 {
+		i := snapshot.Instant{Tenant: fmt.Sprintf("t-aaaaaaaaaa%c%c", 'a'+n/10, 'a'+n%10), Name: "hundred", Seq: uint64(n + 1), Head: strings.Repeat("0123456789abcdef", 4)}
+		batch, names = append(batch, i), append(names, ds+"/"+i.Tenant+"@"+snapshot.BodyName(i.Name))
+	}
+	bodies, err := h.Take(t.Context(), batch, 5*time.Minute)
+	must(t, err)
+	if len(bodies) != len(batch) {
+		t.Fatalf("%d bodies", len(bodies))
+	}
+	for n, b := range bodies {
+		if b.Instant != batch[n] || b.CreateTXG != bodies[0].CreateTXG {
+			t.Errorf("%+v is not %+v of the transaction %d", b, batch[n], bodies[0].CreateTXG)
+		}
+	}
+	if len(processes) != 4 || processes["program"] != 1 || processes["hold"] != 1 || processes["list"] != 1 || processes["get"] != 1 {
+		t.Errorf("processes: %v", processes)
+	}
+	if got := sh(t, "zfs holds -H %s | grep -c 'vaultd'", strings.Join(names, " ")); got != "100" {
+		t.Errorf("%s are held", got)
+	}
+	sh(t, "zfs release vaultd %s", strings.Join(names, " "))
 }
