@@ -366,6 +366,7 @@ func TestInstalledZFS(t *testing.T) {
 	}
 	status(t)
 	eventually(t, "the server sees its pool", func() bool { return exec.Command("vaultd", "pool").Run() == nil }) // through the helper: it can not run zfs
+	numbersOfZFS(t)
 	confinedFar(t)
 	rootsServices(t)
 	browse(t, s)
@@ -432,6 +433,18 @@ func browse(t testing.TB, s *server) {
 	runs(t, s.sftp("get /.snapshots/first/one "+s.home+"/one.then"))
 	sh(t, "cmp %s/one %[1]s/one.then", s.home)
 	t.Log(sh(t, "vaultd snapshot verify alice first"))
+}
+
+// numbersOfZFS are those that only a store on ZFS has.
+func numbersOfZFS(t testing.TB) {
+	text := sh(t, "cd /tmp; vaultd metrics --textfile vaultd.prom; cat vaultd.prom")
+	for _, want := range []string{`vaultd_pool_health\{pool="` + *pool + `",state="online"\} 1`, `vaultd_pool_free_bytes\{pool="` + *pool + `"\} [1-9]`,
+		`vaultd_pool_errors\{pool="` + *pool + `",type="data"\} 0`, `vaultd_snapshot_operations_total\{operation="hold",result="ok"\} [1-9]`,
+		`vaultd_snapshot_operations_total\{operation="hold",result="failed"\} 0`} {
+		if !regexp.MustCompile(`(?mi)^` + want).MatchString(text) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
 }
 
 // TestInstalledRemoval is the end of a tenant on that machine: no root's hand, and the dataset goes, beside a server and an expire service that run.
