@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vaultd/internal/appendonly"
+	"vaultd/internal/quota"
 	"vaultd/internal/snapshot"
 	"vaultd/internal/store"
 	"vaultd/internal/tenant"
@@ -125,6 +126,26 @@ func TestSoftQuotaLapses(t *testing.T) {
 	must(t, m.st.Reload())
 	minutes(1)
 	must(t, m.put("e", 1<<10))
+}
+
+// A server that is stopped at once keeps what it measured.
+func TestUsageOfAShortLife(t *testing.T) {
+	m := newMetered(t, tenant.Quota{})
+	must(t, m.put("a", 100<<10))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must(t, m.meter.run(ctx))
+	today := time.Now().UTC()
+	var days []quota.Day
+	must(t, m.state.Usage(today.AddDate(0, 0, -1).Format(time.DateOnly), today.Format(time.DateOnly), m.id, func(r tenant.UsageRow) bool {
+		d, err := quota.ParseDay(r.Tenant, r.Date, r.Text)
+		must(t, err)
+		days = append(days, d)
+		return true
+	}))
+	if len(days) == 0 || days[len(days)-1].Measured == 0 || days[len(days)-1].Last.Live < 100<<10 {
+		t.Errorf("kept %+v", days)
+	}
 }
 
 // heldBodies are of tenants whose snapshots get none any more.

@@ -271,3 +271,36 @@ func FuzzParseDay(f *testing.F) {
 		m.Rows()
 	})
 }
+
+// A server that lived for less than a second leaves a day that somebody saw, and many of them no more than a second each day too much.
+func TestMeasuredBriefly(t *testing.T) {
+	at := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
+	kept, ok := quota.Day{}, false
+	for range 3 {
+		m := quota.NewMeter(nil, func(string, time.Time) (quota.Day, bool) { return kept, ok })
+		s := map[string]quota.Sample{"t": {Usage: quota.Usage{Live: 100}}}
+		m.Observe(at, 0, s)
+		at = at.Add(400 * time.Millisecond)
+		m.Observe(at, 400*time.Millisecond, s)
+		rows := m.Rows()
+		text, err := rows[0].Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept, err = quota.ParseDay("t", "2026-11-25", text); err != nil {
+			t.Fatal(err)
+		}
+		ok = true
+		if kept.Measured != time.Second || kept.Mean.Live != 100 {
+			t.Errorf("kept %+v", kept)
+		}
+	}
+	lines := quota.Invoice([]quota.Day{kept}, kept.Day, kept.Day, at.Add(-2*time.Second), at)
+	if len(lines) != 1 || lines[0].State != quota.Measured || lines[0].Mean.Live != 100 {
+		t.Errorf("%+v", lines)
+	}
+	nothing := quota.Day{Tenant: "t", Day: kept.Day}
+	if l := quota.Invoice([]quota.Day{nothing}, kept.Day, kept.Day, kept.Day, at); l[0].State != quota.Unknown {
+		t.Errorf("%+v", l)
+	}
+}

@@ -40,9 +40,14 @@ type Day struct {
 // run is the same sample several times.
 type run struct{ n, bytes int64 }
 
-// Text is the day as it is kept; the tenant and the date are its key.
+// Text is the day as it is kept, in whole seconds; the tenant and the date are its key. One of which a server saw less than a second is kept
+// as one of which it saw one: at most a second too much in a day, and what was seen is not unknown.
 func (d *Day) Text() ([]byte, error) {
-	t := dayText{Until: d.until, Measured: int64(d.Measured / time.Second), Mean: d.Mean.parts(), Last: d.Last.parts(), P95: d.P95, Over: int64(d.over / time.Second)}
+	measured := int64(d.Measured / time.Second)
+	if measured == 0 && d.Measured > 0 {
+		measured = 1 // 0 is a day that no server saw
+	}
+	t := dayText{Until: d.until, Measured: measured, Mean: d.Mean.parts(), Last: d.Last.parts(), P95: d.P95, Over: int64(d.over / time.Second)}
 	for _, r := range d.runs {
 		t.Runs = append(t.Runs, [2]int64{r.n, r.bytes})
 	}
