@@ -328,6 +328,9 @@ func showTenant(w io.Writer, r tenantReply) {
 		{"durability", string(t.Policy.Durability)},
 		{"created", stamp(t.Created)},
 	}...)
+	if r.Standing != nil && r.Standing.Usage.Snapshot > 0 {
+		rows = append(rows, []string{"held", size(r.Standing.Usage.Snapshot) + " by snapshots alone, beside what is used (vaultd space)"})
+	}
 	rows = append(rows, standingRows(r)...)
 	for _, x := range t.Retention.Rules {
 		rows = append(rows, []string{"", "files of " + appendonly.QuotePath("/"+x.Prefix) + " go after " + tenant.Days(x.After)})

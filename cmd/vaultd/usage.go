@@ -257,7 +257,7 @@ func (a *app) usageCommand() *cobra.Command {
 	var month string
 	var asCSV bool
 	c := &cobra.Command{Use: "usage [TENANT]", Short: "Who uses how much, and used how much in a month", Args: cobra.MaximumNArgs(1),
-		Long: "Without --month: where tenants stand between their limits now, and what is promised against what there is. With --month: what each tenant used on each day of it (UTC), for invoices; 400 days are kept.\n\n" +
+		Long: "Without --month: where tenants stand between their limits now, and what is promised against what there is. SNAPSHOTS is what only snapshots on ZFS hold of what was freed: it comes on top of what is used, takes room of the pool, and is not charged. With --month: what each tenant used on each day of it (UTC), for invoices; 400 days are kept.\n\n" +
 			"Usage is sampled once a minute and taken to change evenly in between, so the byte-hours of a day are wrong by at most half of what came or went within a minute, times that minute. Days of which a server saw only a part (measured_hours) are \"partial\": the rest is taken to be like it. Days without a server are \"carried\": they are taken to be like the day before, or \"unknown\", and count nothing.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
@@ -298,13 +298,21 @@ func (a *app) showStandings(ctx context.Context, name string) error {
 	return a.print("vaultd.standings/v1", out, func(w io.Writer) {
 		var rows [][]string
 		for _, t := range out.Tenants {
-			rows = append(rows, []string{t.Tenant, size(t.Used), limit(t.Quota), size(t.Live), size(t.Versions), size(t.Staging), t.remark()})
+			rows = append(rows, []string{t.Tenant, size(t.Used), limit(t.Quota), size(t.Live), size(t.Versions), size(t.Staging), heldText(t.Snapshots), t.remark()})
 		}
-		table(w, []string{"TENANT", "USED", "QUOTA", "LIVE", "VERSIONS", "UNFINISHED", ""}, rows)
+		table(w, []string{"TENANT", "USED", "QUOTA", "LIVE", "VERSIONS", "UNFINISHED", "SNAPSHOTS", ""}, rows)
 		if name == "" {
 			fmt.Fprintf(w, "\n%s\n", out.Commitment)
 		}
 	})
+}
+
+// heldText is what only snapshots hold: it is beside what is used, and there is none of it without ZFS.
+func heldText(bytes int64) string {
+	if bytes == 0 {
+		return "-"
+	}
+	return "+" + size(bytes)
 }
 
 // remark is what is to be said of a tenant's place.

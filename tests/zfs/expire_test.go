@@ -248,6 +248,15 @@ func expire(t *testing.T, as string) {
 	if text := sh(t, "cat %s/expire/%s/chain/journal/*.jsonl", z.dir, z.id); strings.Count(text, `"what":"body"`) < 4 || !strings.Contains(text, `"note":"destroyed"`) || !strings.Contains(text, `"note":"kept: in use"`) {
 		t.Errorf("chain:\n%s", text)
 	}
+
+	// What only snapshots hold is looked at when a server starts.
+	z.stop()
+	z.serve()
+	eventually(t, "vaultd usage tells what snapshots hold", func() bool {
+		return regexp.MustCompile(`(?m)^alice .* \+[0-9.]+ [KMG]?i?B`).MatchString(z.vaultd("usage", "alice"))
+	})
+	z.says(0, []string{`(?m)^held +[0-9.]+ [KMG]?i?B by snapshots alone`}, "tenant", "show", "alice")
+	z.says(0, []string{`(?m)^vaultd_tenant_used_bytes\{kind="snapshots",tenant="alice"\} [1-9]`}, "metrics")
 	z.stop()
 	z.says(0, nil, "journal", "verify")
 	z.says(0, nil, "verify")
