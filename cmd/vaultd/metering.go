@@ -29,6 +29,7 @@ type metering struct {
 	log   *slog.Logger
 	meter *quota.Meter
 	health
+	held time.Time // when it was last found out what snapshots hold; of run's goroutine
 
 	mu     sync.Mutex         // guards growth
 	growth map[string]float64 // bytes a day
@@ -128,11 +129,22 @@ func (u *metering) look(now time.Time) error {
 	return nil
 }
 
-// hold finds out what only snapshots hold, on ZFS.
-func (u *metering) hold(ctx context.Context) error {
+// hold finds out what only snapshots hold, on ZFS, when that is due. A look that failed is made again the next time, so that what is shown is
+// never older than renewed says.
+func (u *metering) hold(ctx context.Context, now time.Time) error {
+	if !u.held.IsZero() && now.Sub(u.held) < keepEvery {
+		return nil
+	}
 	held, err := u.st.Held(ctx)
-	if err != nil || held == nil {
-		return err
+	if ctx.Err() != nil { // the server ends
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find what snapshots hold: %w", err)
+	}
+	u.held = now
+	if held == nil {
+		return nil
 	}
 	facts := u.state.Facts()
 	for _, t := range u.st.Tenants().Tenants() {
@@ -165,16 +177,14 @@ func (u *metering) run(ctx context.Context) error {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	last := time.Now()
-	kept, looked, held := last, time.Time{}, time.Time{}
+	kept, looked := last, time.Time{}
 	for {
 		begin := time.Now()
 		var err error
 		if looked.IsZero() || begin.Sub(looked) >= growthEvery {
 			err, looked = u.look(begin), begin
 		}
-		if held.IsZero() || begin.Sub(held) >= keepEvery {
-			err, held = errors.Join(err, u.hold(ctx)), begin
-		}
+		err = errors.Join(err, u.hold(ctx, begin))
 		if begin.Sub(kept) >= keepEvery {
 			err, kept = errors.Join(err, u.keep()), begin
 		}

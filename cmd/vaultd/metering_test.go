@@ -166,7 +166,7 @@ func TestHeldBySnapshots(t *testing.T) {
 	m.bodies = heldBodies{m.id: 7 << 30, "t-gone": 1}
 	m.open()
 	must(t, m.put("a", 1000))
-	must(t, m.meter.hold(t.Context()))
+	must(t, m.meter.hold(t.Context(), time.Now()))
 	m.close()
 	m.bodies = nil
 	m.open()
@@ -177,6 +177,46 @@ func TestHeldBySnapshots(t *testing.T) {
 	}
 	if _, there := m.state.Facts()["t-gone"]; there {
 		t.Error("nobody is called t-gone")
+	}
+}
+
+// brokenBodies can not be looked at.
+type brokenBodies struct {
+	heldBodies
+	looks int
+	err   error
+}
+
+func (b *brokenBodies) Held(context.Context) (map[string]int64, error) {
+	b.looks++
+	return b.heldBodies, b.err
+}
+
+// A look at snapshots that fails is told and made again soon, and one that was made is not made again for a while.
+func TestHeldFails(t *testing.T) {
+	m := newMetered(t, tenant.Quota{})
+	m.close()
+	b := &brokenBodies{heldBodies: heldBodies{m.id: 5}, err: errors.New("no pool")}
+	m.bodies = b
+	m.open()
+	must(t, m.put("a", 1000))
+	now := time.Now()
+	for step, x := range []struct {
+		after time.Duration
+		err   error
+		fails bool
+		held  int64
+		looks int
+	}{{0, b.err, true, 0, 1}, {sampleEvery, b.err, true, 0, 2}, {2 * sampleEvery, nil, false, 5, 3}, {3 * sampleEvery, b.err, false, 5, 3}, {2*sampleEvery + keepEvery, b.err, true, 5, 4}} {
+		b.err = x.err
+		if err := m.meter.hold(t.Context(), now.Add(x.after)); (err != nil) != x.fails || b.looks != x.looks || m.state.FactsOf(m.id).Usage.Snapshot != x.held {
+			t.Errorf("step %d: %v, %d looks, %d bytes", step, err, b.looks, m.state.FactsOf(m.id).Usage.Snapshot)
+		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := m.meter.hold(ended, now.Add(time.Hour)); err != nil {
+		t.Errorf("of a server that ends: %v", err)
 	}
 }
 

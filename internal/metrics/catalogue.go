@@ -27,7 +27,7 @@ var (
 	tenants         = Metric{"vaultd_tenants", Gauge, []string{"state"}, "Tenants, by state."}
 	quotaBytes      = Metric{"vaultd_tenant_quota_bytes", Gauge, []string{"tenant"}, "What the tenant may store; 0: unlimited."}
 	softQuotaBytes  = Metric{"vaultd_tenant_soft_quota_bytes", Gauge, []string{"tenant"}, "What the tenant may store before it is told; 0: none."}
-	usedBytes       = Metric{"vaultd_tenant_used_bytes", Gauge, []string{"tenant", "kind"}, "What the tenant is charged; the sum over kind is what counts against the quota."}
+	usedBytes       = Metric{"vaultd_tenant_used_bytes", Gauge, []string{"tenant", "kind"}, "What the tenant has stored; the sum over kind without snapshots is what is charged and counts against the quota."}
 	files           = Metric{"vaultd_tenant_files", Gauge, []string{"tenant"}, "Live names."}
 	created         = Metric{"vaultd_tenant_created_timestamp_seconds", Gauge, []string{"tenant"}, "When the tenant was added."}
 	lastSuccess     = Metric{"vaultd_tenant_last_push_success_timestamp_seconds", Gauge, []string{"tenant"}, "When the last push ended that left something restorable; 0: never."}
