@@ -129,7 +129,7 @@ func (u *metering) look(now time.Time) error {
 	return nil
 }
 
-// hold finds out what only snapshots hold, on ZFS, when that is due. A look that failed is made again the next time, so that what is shown is
+// hold finds out what only snapshots hold, on ZFS, when that is due; elsewhere it is nothing, also for a tenant that was there once. A look that failed is made again the next time, so that what is shown is
 // never older than renewed says.
 func (u *metering) hold(ctx context.Context, now time.Time) error {
 	if !u.held.IsZero() && now.Sub(u.held) < keepEvery {
@@ -143,9 +143,6 @@ func (u *metering) hold(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("find what snapshots hold: %w", err)
 	}
 	u.held = now
-	if held == nil {
-		return nil
-	}
 	facts := u.state.Facts()
 	for _, t := range u.st.Tenants().Tenants() {
 		if n := held[t.ID]; n != facts[t.ID].Usage.Snapshot {

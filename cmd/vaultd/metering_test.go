@@ -178,6 +178,10 @@ func TestHeldBySnapshots(t *testing.T) {
 	if _, there := m.state.Facts()["t-gone"]; there {
 		t.Error("nobody is called t-gone")
 	}
+	must(t, m.meter.hold(t.Context(), time.Now())) // it is a directory now
+	if n := m.state.FactsOf(m.id).Usage.Snapshot; n != 0 {
+		t.Errorf("a directory, of whose contents snapshots hold %d", n)
+	}
 }
 
 // brokenBodies can not be looked at.
