@@ -56,7 +56,7 @@ func (h Head) Write(w *wire.Writer) {
 // Length is how many bytes the blocks are.
 func (h Head) Length() int64 {
 	n := int64(h.Count) * int64(h.BlockLength)
-	if h.Remainder > 0 {
+	if h.Count > 0 && h.Remainder > 0 { // no blocks have no last one, whatever the other side says
 		n -= int64(h.BlockLength - h.Remainder)
 	}
 	return n
