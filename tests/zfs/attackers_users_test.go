@@ -202,5 +202,6 @@ func (b *besieged) operator() {
 			return cmd("check", "--config", "/srv/attackers/bad.toml")()
 		},
 	})
-	b.add(Superuser, map[string]try{"release a hold, and destroy the body (zfs by hand)": b.line("env", "zfs release vaultd %s@vaultd-second; zfs destroy %[1]s@vaultd-second", b.ds("carol"))})
+	b.add(Superuser, map[string]try{"release a hold, and destroy the body (zfs by hand)": b.line("env",
+		"zfs release vaultd %s@vaultd-second; for i in $(seq 40); do zfs destroy %[1]s@vaultd-second && exit; sleep 1; done; exit 1", b.ds("carol"))}) // busy, while somebody reads it
 }
