@@ -162,7 +162,7 @@ func (o *ordeal) snapshots(done <-chan struct{}) {
 
 // undressed is a difference that a power cut can leave: OpenZFS before 2.2 does not log attributes (xattr=sa) in its intent log, so that files of the last seconds
 // come back without those that carry mode and owner. The journal has them.
-var undressed = regexp.MustCompile(`": (mode: the index says [0-7]+, the body unset|owner: the index says [0-9]+:[0-9]+, the body -1:-1|attribute .*)$|^\S+: [0-9]+ names: [0-9]+ differences$`)
+var undressed = regexp.MustCompile(`": (mode: the index says [0-7]+, the body unset|owner: the index says [0-9]+:[0-9]+, the body -1:-1|attribute .*)$|^\S+: [0-9]+ names(, [^:]+ read)?: [0-9]+ differences$`)
 
 // verified compares both views of a snapshot.
 func (o *ordeal) verified(name string, cut bool) {
