@@ -18,6 +18,7 @@ import (
 //   - records whose contents never reached the disk: read back and compared, voided where they differ;
 //   - a live tree that is ahead of the journal, or behind it: reconciled, name by name;
 //   - published contents that were not moved into the store: moved;
+//   - contents of the last minutes in the store without their attributes: given them again;
 //   - staged contents with a note: interrupted uploads, cut to what is known to be whole;
 //   - staged contents that nothing names: dropped. They were never acknowledged.
 //
@@ -83,6 +84,7 @@ func (v *Vault) setEnding(clean bool) error {
 func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoot bool, rep *Repair) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	late := v.idx.Newest().Add(-dressedLate) // now: what follows makes records
 	if err := v.proveTail(tail, sameBoot, rep); err != nil {
 		return err
 	}
@@ -103,7 +105,16 @@ func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoo
 	if len(tail.Unproven) > 0 {
 		proven = tail.Unproven[0].Seq - 1
 	}
-	if rep.Tree, err = v.reconcile(suspects, proven); err != nil {
+	undressed := map[journal.ID]sealing{}
+	rep.Tree, err = v.reconcile(suspects, proven, func(e *journal.Entry) {
+		if !sameBoot && e.Kind.HasContent() && (e.Received.After(late) || e.Since.After(late)) {
+			undressed[e.ID] = sealing{e.Kind, e.Meta}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := v.dressAgain(undressed); err != nil {
 		return err
 	}
 	// After the tree let go of what is nameless: what has a name can not be resumed, and would be lost
@@ -115,6 +126,26 @@ func (v *Vault) repair(tail *journal.Tail, staged map[journal.ID]uint64, sameBoo
 		rep.Dropped++
 		if err := v.vol.Discard(id); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// dressedLate is how long before the newest record a content may have got its attributes last: its key could set them until it was settled, and a file
+// system takes some seconds to write them.
+const dressedLate = journal.Settle + time.Minute
+
+// dressAgain gives sealed contents their times and attributes once more. A file system may have kept a rename and lost the attributes that were set before it:
+// OpenZFS before 2.2 does not log extended attributes in its intent log (xattr=sa). What is still to be sealed gets them then. v.mu is held.
+func (v *Vault) dressAgain(contents map[journal.ID]sealing) error {
+	for id, s := range contents {
+		if _, waits := v.unsealed[id]; waits {
+			continue
+		}
+		if err := v.vol.Seal(id, s.kind, s.meta); storageFailed(err) {
+			return err
+		} else if err != nil { // it is gone: that is for verify to report
+			v.cfg.Log.Error("a content can not be given its attributes again", "id", id.String(), "error", err.Error())
 		}
 	}
 	return nil
@@ -316,8 +347,8 @@ func (v *Vault) sortStaged(staged map[journal.ID]uint64) (nameless map[journal.I
 
 // reconcile makes the live tree what the index says, and returns how many names it mended. Names that
 // lead to a suspect inode, or that changed after proven, are compared by inode; without suspects all
-// are. v.mu is held.
-func (v *Vault) reconcile(suspects map[uint64]bool, proven journal.Seq) (int, error) {
+// are. seen is told each entry that is not fresh. v.mu is held.
+func (v *Vault) reconcile(suspects map[uint64]bool, proven journal.Seq, seen func(*journal.Entry)) (int, error) {
 	mended := 0
 	type dir struct {
 		id  journal.DirID
@@ -353,6 +384,7 @@ func (v *Vault) reconcile(suspects map[uint64]bool, proven journal.Seq) (int, er
 				if n.Fresh {
 					continue // not in the tree: a name there is none of the index's
 				}
+				seen(n.Entry)
 				h, ok := disk[n.Name]
 				delete(disk, n.Name)
 				rel := join(d.rel, n.Name)
@@ -457,7 +489,7 @@ func (v *Vault) prune(rel string, h TreeEntry) (gone bool, err error) {
 func (v *Vault) RebuildTree() (int, error) {
 	v.lockNames()
 	defer v.mu.Unlock()
-	return v.reconcile(nil, 0)
+	return v.reconcile(nil, 0, func(*journal.Entry) {})
 }
 
 // uploadNote is what is kept beside the staged content of an unfinished upload.

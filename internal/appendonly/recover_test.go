@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vaultd/internal/appendonly"
 	"vaultd/internal/volume"
 	"vaultd/internal/volume/volumetest"
@@ -232,6 +234,69 @@ func TestSymlinkIsMended(t *testing.T) {
 	ok(t, v.Close())
 	if got, err := os.Readlink(link); err != nil || got != "right" {
 		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+// A power cut can take the attributes of what was sealed in the last seconds before it, and leave the contents sealed: they get them again, and what is older is
+// not touched. The machine's next start alone is no reason, nor is a kill.
+func TestPowerCutTakesAttributes(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "v")
+	ok(t, volume.Create(root))
+	clock := newClock()
+	open := func(boot string) *appendonly.Vault {
+		vol, err := volume.Open(root)
+		ok(t, err)
+		t.Cleanup(func() { vol.Close() })
+		v, err := appendonly.Open(appendonly.Config{Volume: vol, Segments: vol, IndexPath: vol.IndexPath(), Boot: boot, Now: clock.Now})
+		ok(t, err)
+		return v
+	}
+	const attr = "user.rsync.%stat"
+	get := func(name string) string {
+		t.Helper()
+		b := make([]byte, 100)
+		n, err := unix.Getxattr(filepath.Join(root, "files", name), attr, b)
+		if errors.Is(err, unix.ENODATA) {
+			return ""
+		}
+		ok(t, err)
+		return string(b[:n])
+	}
+	store := func(f *appendonly.FS, name string) {
+		t.Helper()
+		m := appendonly.NoMeta()
+		m.Mode, m.UID, m.GID = 0o640, 1000, 1000
+		ok(t, put(f, name, name))
+		ok(t, f.SetMeta(name, m, false))
+	}
+	v := open("1")
+	f := v.Session(appendonly.Who{Key: "alice"})
+	store(f, "old")
+	ok(t, f.Close(context.Background()))
+	clock.Add(time.Hour)
+	f = v.Session(appendonly.Who{Key: "alice"})
+	store(f, "new")
+	ok(t, f.Close(context.Background()))
+	ok(t, v.Close())
+	want := get("new")
+	if want == "" || get("old") != want {
+		t.Fatalf("%q, %q", want, get("old"))
+	}
+	take := func() {
+		t.Helper()
+		for _, name := range []string{"old", "new"} {
+			ok(t, unix.Removexattr(filepath.Join(root, "files", name), attr))
+		}
+	}
+	take()
+	ok(t, open("1").Close())
+	if get("new") != "" {
+		t.Error("the kernel that set them still runs, and they were set again")
+	}
+	clock.Add(24 * time.Hour) // it was off for long
+	ok(t, open("2").Close())
+	if get("new") != want || get("old") != "" {
+		t.Errorf("after a power cut: %q of what is new, want %q; %q of what is old", get("new"), want, get("old"))
 	}
 }
 

@@ -102,6 +102,9 @@ func (x *Index) Close() error { return x.t.close() }
 // Head returns the newest record that was applied.
 func (x *Index) Head() Head { return x.state.Head }
 
+// Newest returns when the newest record was made, to the second, by the server's clock in its present epoch. The caller of Apply is not running.
+func (x *Index) Newest() time.Time { return time.Unix(x.state.Second, 0) }
+
 // Totals returns the account as of the newest record applied. Anyone may ask at any time.
 func (x *Index) Totals() Totals {
 	return Totals{Live: x.live.Load(), Past: x.past.Load(), Records: x.records.Load(), Files: x.files.Load(), Fresh: x.fresh.Load()}
