@@ -57,7 +57,7 @@ var mutants = []mutant{
 		from: "return e.Fresh || key == e.Key && age >= 0 && age < Settle", to: "return e.Fresh || age >= 0 && age < Settle"},
 	{name: "fresh files are everybody's", mode: "strict", file: "internal/appendonly/fs.go",
 		from: "case e.Fresh && e.Key == f.who.Key:", to: "case e.Fresh:"},
-	{name: "uploads are everybody's", mode: "strict", file: "internal/appendonly/fs.go",
+	{name: "uploads are everybody's", mode: "strict", file: "internal/appendonly/create.go",
 		from: "\t\tif us[i].key == key {\n", to: "\t\tif true {\n"},
 	{name: "any name is a lock", mode: "strict", file: "internal/appendonly/scratch.go",
 		from: "func (v *Vault) isLockName(dir, name string) bool {\n", to: "func (v *Vault) isLockName(dir, name string) bool {\n\tif name != \"\" {\n\t\treturn true\n\t}\n"},

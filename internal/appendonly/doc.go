@@ -1,16 +1,17 @@
 // Package appendonly is the core: what a client may do to a tenant's data, and the only way to do it.
 //
 //	policy.go      Decide: the whole policy, pure: mode, role, operation, state -> effect
-//	fs.go          FS, one session's view: opening and creating
-//	namespace.go   FS: directories, links, removing, renaming, attributes
+//	fs.go          FS, one session's view: what a path stands for, and what may be done to it; create.go: opening for writing
+//	namespace.go   FS: directories, links, removing, attributes; rename.go: renaming
 //	body.go        what the file system keeps of a snapshot; body_view.go: reading there; body_compare.go: against the index
-//	view.go        FS: looking up and listing, live and in the past (/.vault); versions.go: everything a name stood for
+//	view.go        FS: looking up, live and in the past (/.vault); dir.go: listing; versions.go: everything a name stood for
 //	root.go        a session's root: the one place where its paths become the tenant's
 //	ceiling.go     what a key may add in a day
-//	upload.go      a content being written; digest.go, extents.go: its hash and its ranges
+//	upload.go      a content being written; upload_end.go: published or given up; upload_notes.go: what outlives the process; digest.go, extents.go: its
+//	               hash and its ranges
 //	publish.go     a content gets its name; sealing what was fresh
-//	vault.go       Vault: one tenant; barrier, snapshots, what is done from time to time
-//	recover.go     what a crash left
+//	vault.go       Vault: one tenant; barrier.go: what makes changes stable, and what is done from time to time
+//	recover.go     what a crash left; tree.go: the live tree as the index says
 //	undo.go        the operator undoes what a key did; undo_steps.go: one name at a time
 //	explain.go     what Decide would say, and why
 //	scratch.go     locks of repositories
