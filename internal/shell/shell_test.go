@@ -267,14 +267,14 @@ func TestShellRequest(t *testing.T) {
 func TestNotices(t *testing.T) {
 	h := newHost(t)
 	for line, want := range map[string]string{"notices": "nothing is about to change\n", "notices --json": `{"schema":"vaultd.notices/v1","notices":[]}` + "\n",
-		"status": "all is well: 0 B used no limit\n"} {
+		"status": "all is well: 0 B used, no limit\n"} {
 		if out, errs, code := h.ask(line, nil); out != want || errs != "" || code != 0 {
 			t.Errorf("%s: %q, %q, status %d", line, out, errs, code)
 		}
 	}
 	h.notices = []string{"it ends", "tomorrow"}
 	for line, want := range map[string]string{"notices": "it ends\ntomorrow\n", "notices --json": `"notices":["it ends","tomorrow"]`,
-		"status": "look at what is about to change: 0 B used no limit\nNOTICE: it ends\nNOTICE: tomorrow\n", "status --json": `"notices":["it ends","tomorrow"]`,
+		"status": "look at what is about to change: 0 B used, no limit\nNOTICE: it ends\nNOTICE: tomorrow\n", "status --json": `"notices":["it ends","tomorrow"]`,
 		"help": "\nNOTICE: it ends\n\nNOTICE: tomorrow\n", "": "NOTICE: tomorrow\n"} {
 		if out, errs, code := h.ask(line, nil); !strings.Contains(out, want) || errs != "" || code != 0 {
 			t.Errorf("%s: %q, %q, status %d", line, out, errs, code)

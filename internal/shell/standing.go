@@ -75,7 +75,11 @@ func status(_ context.Context, c *call) error {
 	case v != nil:
 		verdict = "look at your backup"
 	}
-	fmt.Fprintf(c.out, "%s: %s used %s%s\n", verdict, size(u.Used()), limit(u.Limit, size), percent(u.Used(), u.Limit))
+	bound := " " + limit(u.Limit, size)
+	if u.Limit == 0 {
+		bound = "," + bound
+	}
+	fmt.Fprintf(c.out, "%s: %s used%s%s\n", verdict, size(u.Used()), bound, percent(u.Used(), u.Limit))
 	for _, n := range list {
 		fmt.Fprintf(c.out, "NOTICE: %s\n", n)
 	}
