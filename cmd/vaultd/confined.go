@@ -94,7 +94,7 @@ func (h *handover) storeConfig(c store.Config, log *slog.Logger) store.Config {
 	c = h.pool.guard(c)
 	switch z, ok := c.Driver.(*store.ZFS); {
 	case ok:
-		c.Driver = askingZFS{z, h.spares, h.pool, h.Mode != confine.Off}
+		c.Driver = askingZFS{z, h.spares, h.Mode != confine.Off}
 	case h.Mode != confine.Off:
 		c.Driver = asking{store.Directory{Dir: filepath.Join(h.layout.Store, confine.TenantsDir)}, h.spares}
 	}
@@ -246,7 +246,6 @@ var _ store.Driver = asking{}
 type askingZFS struct {
 	*store.ZFS
 	spares   *spares
-	pool     *poolWatch
 	confined bool
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"vaultd/internal/admin"
 	"vaultd/internal/pool"
@@ -94,7 +93,7 @@ func TestPoolWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	there.Close()
-	w := &poolWatch{parent: supervise.NewClient(c), out: make(chan struct{}), start: time.Now(), log: slog.New(slog.DiscardHandler)}
+	w := &poolWatch{parent: supervise.NewClient(c), out: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
 	if err := w.hear(); err != nil || w.isOut() || w.report().Reserve != 1<<30/4 {
 		t.Fatalf("%v %+v", err, w.report())
 	}

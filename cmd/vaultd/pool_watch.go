@@ -27,7 +27,6 @@ type poolWatch struct {
 	parent *supervise.Client
 	log    *slog.Logger
 	began  *pool.Report
-	start  time.Time
 	last   atomic.Pointer[pool.Report]
 	out    chan struct{} // closed when the pool is out, for good
 	once   sync.Once
@@ -43,7 +42,7 @@ func newPoolWatch(fd uintptr) (*poolWatch, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("find the supervisor's news of the pool: %w", err)
 	}
-	w := &poolWatch{parent: supervise.NewClient(c), out: make(chan struct{}), start: time.Now()}
+	w := &poolWatch{parent: supervise.NewClient(c), out: make(chan struct{})}
 	if err := w.hear(); err != nil {
 		return nil, err
 	}
@@ -132,13 +131,10 @@ func (w *poolWatch) run(ctx context.Context, st *store.Store, abandon func()) {
 	}
 }
 
-// youngest is how old a server is at least that asks to be followed because a vault failed: one whose vault fails again at once does not spin.
-const youngest = time.Minute
-
 // renew reports whether another server would serve what this one can not: a vault that failed on a pool that is well, or a dataset that
-// was not mounted at its start or later, and is: that is another mount, which the rules of its confinement do not know.
+// was not mounted at its start or later, and is: that is another mount, which the rules of its confinement do not know. How often, restarts bounds.
 func (w *poolWatch) renew(st *store.Store) bool {
-	if w == nil || w.isOut() || time.Since(w.start) < youngest {
+	if w == nil || w.isOut() {
 		return false
 	}
 	return st.Failed() || w.came.Load()

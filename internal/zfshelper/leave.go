@@ -17,13 +17,11 @@ var _ Leaver = (*Helper)(nil)
 // Unmount implements Leaver. Who asks is believed in nothing: the catalog is read here, and it is root's; the dataset is looked into here, mounted
 // read-only. Datasets that are not mounted are not served, so who could have this done to a tenant that is not removed could take its service away.
 func (h *Helper) Unmount(ctx context.Context, id string) error {
-	h.changing.Lock()
-	defer h.changing.Unlock()
-	root, err := h.due(id)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
+	return h.whenDue(id, func() error { return h.unmount(ctx, id) })
+}
+
+// unmount is Unmount of a tenant whose removal is due. h.changing is held.
+func (h *Helper) unmount(ctx context.Context, id string) error {
 	d, err := h.cfg.Client.Get(ctx, h.dataset(id))
 	if err != nil {
 		return err
@@ -44,34 +42,40 @@ func (h *Helper) Unmount(ctx context.Context, id string) error {
 	return nil
 }
 
-// due opens the directory of all tenants where the removal of one is due, by the catalog. Without the root dataset, what is looked for is not where
-// it belongs. h.changing is held.
-func (h *Helper) due(id string) (root *os.File, err error) {
+// whenDue calls do where the removal of a tenant is due, by the catalog, and the root dataset is mounted: else what is looked for is not where it
+// belongs. h.changing is held meanwhile.
+func (h *Helper) whenDue(id string, do func() error) error {
 	if err := checkID(id); err != nil {
-		return nil, err
+		return err
 	}
+	h.changing.Lock()
+	defer h.changing.Unlock()
 	due := false
 	if h.cfg.Removed != nil {
+		var err error
 		if due, err = h.cfg.Removed(id); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if !due {
-		return nil, fmt.Errorf("end dataset of %s: %w", id, ErrKept)
+		return fmt.Errorf("end dataset of %s: %w", id, ErrKept)
 	}
-	return h.open(h.cfg.Dir, h.cfg.Dataset)
+	root, err := h.open(h.cfg.Dir, h.cfg.Dataset)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return do()
 }
 
 // Forget implements Leaver. The dataset was destroyed by expire, which can not reach keys; with the key, what the disks and raw copies still have of it
 // can be read no more.
 func (h *Helper) Forget(ctx context.Context, id string) error {
-	h.changing.Lock()
-	defer h.changing.Unlock()
-	root, err := h.due(id)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
+	return h.whenDue(id, func() error { return h.forget(ctx, id) })
+}
+
+// forget is Forget of a tenant whose removal is due. h.changing is held.
+func (h *Helper) forget(ctx context.Context, id string) error {
 	switch _, err := h.cfg.Client.Get(ctx, h.dataset(id)); {
 	case err == nil:
 		return fmt.Errorf("forget key of %s: its dataset is there: %w", id, ErrKept)
